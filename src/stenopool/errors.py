@@ -1,0 +1,200 @@
+"""One tree of errors. Each says what happened and what to do, and has a code that never changes.
+
+StenoError
+├── UsageError              exit 2   the request itself is wrong
+│   ├── UnknownName                  no such model, language, format or engine
+│   └── UnsupportedOption            this model or algorithm cannot honour that option
+├── InputError              exit 3   this recording cannot be transcribed
+│   ├── InputNotFound
+│   ├── InputNotAFile
+│   ├── InputUnreadable
+│   ├── InputEmpty                   no bytes
+│   ├── NotMedia                     bytes that no decoder understands
+│   ├── NoAudio                      media without an audio track
+│   ├── NoSamples                    an audio track without a single valid sample
+│   └── RecordingTooLong
+├── ModelError              exit 4   weights are missing, damaged or do not fit
+│   ├── ModelNotPulled
+│   ├── ModelDamaged
+│   └── ModelUnavailable             the source could not be reached (transient)
+├── EngineError             exit 5   an inference engine is missing or failed
+│   ├── EngineMissing
+│   └── EngineFailed                 (transient)
+└── OutputError             exit 6   a result could not be written
+    ├── OutputUnwritable
+    └── StorageFull                  (transient)
+
+The same code stands in the error record of a failed file and in machine-readable output; the exit
+status of a command follows from the class. `transient` says whether trying again unchanged can help.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StenoError(Exception):
+    """Base of all errors that a user can act on.
+
+    Args:
+        what: what happened, with the file, key or value that it happened to.
+        do: what the user can do about it, as an imperative sentence.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+    transient: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, do: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.do = do
+
+    def record(self) -> dict[str, object]:
+        """The error as plain data: `code, message, hint, transient`."""
+        return {
+            "code": self.code,
+            "message": self.what,
+            "hint": self.do,
+            "transient": self.transient,
+        }
+
+
+class UsageError(StenoError):
+    """The request itself is wrong."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class UnknownName(UsageError):
+    """No model, language, format or engine has this name."""
+
+    code = "unknown_name"
+
+
+class UnsupportedOption(UsageError):
+    """The chosen model or algorithm cannot honour this option."""
+
+    code = "unsupported_option"
+
+
+class InputError(StenoError):
+    """This recording cannot be transcribed."""
+
+    code = "input"
+    exit_status = 3
+
+
+class InputNotFound(InputError):
+    """The path does not exist."""
+
+    code = "input_not_found"
+
+
+class InputNotAFile(InputError):
+    """The path is a folder, a socket or a device."""
+
+    code = "input_not_a_file"
+
+
+class InputUnreadable(InputError):
+    """The file exists but may not be read."""
+
+    code = "input_unreadable"
+
+
+class InputEmpty(InputError):
+    """The file has no bytes."""
+
+    code = "input_empty"
+
+
+class NotMedia(InputError):
+    """No demuxer or decoder understands the bytes."""
+
+    code = "not_media"
+
+
+class NoAudio(InputError):
+    """The media has no audio track (or not the one that was asked for)."""
+
+    code = "no_audio"
+
+
+class NoSamples(InputError):
+    """The audio track yields no valid sample."""
+
+    code = "no_samples"
+
+
+class RecordingTooLong(InputError):
+    """The decoded audio exceeds the configured limit."""
+
+    code = "recording_too_long"
+
+
+class ModelError(StenoError):
+    """Weights are missing, damaged or do not fit the engine."""
+
+    code = "model"
+    exit_status = 4
+
+
+class ModelNotPulled(ModelError):
+    """The model is known but not on this machine, and pulling is switched off."""
+
+    code = "model_not_pulled"
+
+
+class ModelDamaged(ModelError):
+    """A model file is missing, truncated or does not have the expected SHA-256."""
+
+    code = "model_damaged"
+
+
+class ModelUnavailable(ModelError):
+    """No source of the model could be reached."""
+
+    code = "model_unavailable"
+    transient = True
+
+
+class EngineError(StenoError):
+    """An inference engine is missing or failed."""
+
+    code = "engine"
+    exit_status = 5
+
+
+class EngineMissing(EngineError):
+    """The engine's package is not installed, or the device is not there."""
+
+    code = "engine_missing"
+
+
+class EngineFailed(EngineError):
+    """The engine raised while loading or running a model."""
+
+    code = "engine_failed"
+    transient = True
+
+
+class OutputError(StenoError):
+    """A result could not be written."""
+
+    code = "output"
+    exit_status = 6
+
+
+class OutputUnwritable(OutputError):
+    """The output folder or file may not be written."""
+
+    code = "output_unwritable"
+
+
+class StorageFull(OutputError):
+    """No space is left where the result should go."""
+
+    code = "storage_full"
+    transient = True

@@ -1,0 +1,37 @@
+"""Settings of this machine, read from the environment (prefix `STENO_`).
+
+Options of one transcription are not here: see `stenopool.decoding.options`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from platformdirs import user_cache_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each attribute is an environment variable: `STENO_MODELS_DIR`, `STENO_OFFLINE`, …"""
+
+    model_config = SettingsConfigDict(env_prefix="STENO_", use_attribute_docstrings=True)
+
+    models_dir: Path = user_cache_path("stenopool") / "models"
+    """Folder that pulled models are kept in."""
+
+    offline: bool = False
+    """Never reach the network: a model that is not here is an error."""
+
+    threads: int = Field(default=0, ge=0)
+    """Threads of the inference engine; 0 means one for each core that this process may use."""
+
+    max_hours: float = Field(default=48.0, gt=0)
+    """Recordings that decode to more than this are refused, so that a small file cannot run for ever."""
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
