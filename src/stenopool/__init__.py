@@ -1,0 +1,97 @@
+"""Stenopool: self-hosted speech-to-text.
+
+    import stenopool
+
+    transcript = stenopool.transcribe("talk.mp4")
+    for segment in stenopool.stream("talk.mp4", language="en"):
+        print(segment.start, segment.text)
+
+Nothing heavy is imported before it is used: `import stenopool` loads no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stenopool.errors import StenoError
+from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript, Word
+
+if TYPE_CHECKING:
+    from stenopool.decoding.options import Options
+    from stenopool.decoding.transcriber import Transcriber
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Coverage",
+    "ModelInfo",
+    "Options",
+    "Segment",
+    "StenoError",
+    "Timing",
+    "Transcriber",
+    "Transcript",
+    "Word",
+    "stream",
+    "transcribe",
+]
+
+
+def transcribe(
+    path: str | Path,
+    *,
+    model: str | Path = "base",
+    progress: Callable[[float, float | None], None] | None = None,
+    **options: Any,  # noqa: ANN401  the fields of `Options`
+) -> Transcript:
+    """Transcribe one recording.
+
+    The model stays loaded for the next call. For more control, use `Transcriber`.
+
+    Args:
+        path: any audio or video file that FFmpeg reads.
+        model: catalogue name, pulled on first use, or a folder with a converted model.
+        progress: called with the seconds that are done and the seconds that the file claims to have
+            (`None` when it claims nothing); what it raises stops the transcription.
+        options: fields of `Options`, such as `language="en"` or `hotwords="Stenopool"`.
+
+    Raises:
+        StenoError: with a code, what happened and what to do.
+    """
+    from stenopool.decoding.options import Options
+
+    return _transcriber(str(model)).transcribe(path, Options.of(**options), progress=progress)
+
+
+def stream(
+    path: str | Path,
+    *,
+    model: str | Path = "base",
+    **options: Any,  # noqa: ANN401  the fields of `Options`
+) -> Iterator[Segment]:
+    """The segments of one recording, each as soon as it is ready. Arguments as for `transcribe`."""
+    from stenopool.decoding.options import Options
+
+    return iter(_transcriber(str(model)).begin(path, Options.of(**options)))
+
+
+@lru_cache(maxsize=1)
+def _transcriber(model: str) -> Transcriber:
+    from stenopool.decoding.transcriber import Transcriber
+
+    return Transcriber(model)
+
+
+def __getattr__(name: str) -> object:
+    if name == "Options":
+        from stenopool.decoding.options import Options
+
+        return Options
+    if name == "Transcriber":
+        from stenopool.decoding.transcriber import Transcriber
+
+        return Transcriber
+    raise AttributeError(f"module `stenopool` has no attribute `{name}`")

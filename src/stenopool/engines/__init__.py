@@ -1,0 +1,86 @@
+"""Inference engines behind one Protocol, and which of them is used on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stenopool.errors import EngineMissing, UnknownName
+from stenopool.settings import settings
+
+if TYPE_CHECKING:
+    from stenopool.engines.base import Engine
+
+AUTO = "auto"
+ENGINES = ("ctranslate2",)
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An engine, how it would run, and why it was chosen."""
+
+    engine: str
+    device: str
+    precision: str
+    threads: int
+    why: str
+
+
+def choose(engine: str = AUTO, device: str = AUTO, threads: int = 0) -> Choice:
+    """The engine and device for this machine; `threads` 0 is one for each usable core.
+
+    Raises:
+        UnknownName: no such engine or device.
+        EngineMissing: it was asked for and is not there.
+    """
+    _known("engine", engine, ENGINES)
+    _known("device", device, DEVICES)
+    if find_spec("ctranslate2") is None:
+        raise EngineMissing("CTranslate2 is not installed", do="Run `pip install ctranslate2`")
+    devices = cuda_devices() if device != "cpu" else 0
+    if device == "cuda" and not devices:
+        raise EngineMissing(
+            "CTranslate2 finds no CUDA device",
+            do="Use `--device cpu`, or install an NVIDIA driver with cuBLAS and cuDNN",
+        )
+    cores = threads or settings().threads or usable_cores()
+    if devices:
+        return Choice("ctranslate2", "cuda", "float16", cores, "a CUDA device is present")
+    why = "the CPU was asked for" if device == "cpu" else "there is no CUDA device"
+    return Choice("ctranslate2", "cpu", "int8", cores, why)
+
+
+def load(folder: Path, choice: Choice) -> Engine:
+    """Load a model's files.
+
+    Raises:
+        EngineMissing, ModelDamaged: see the engine.
+    """
+    from stenopool.engines.ctranslate2 import CTranslate2Engine
+
+    return CTranslate2Engine(folder, device=choice.device, threads=choice.threads)
+
+
+def cuda_devices() -> int:
+    """CUDA devices that CTranslate2 can use."""
+    import ctranslate2
+
+    return int(ctranslate2.get_cuda_device_count())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _known(kind: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in (AUTO, *names):
+        raise UnknownName(
+            f"unknown {kind}: `{name}`", do=f"Use one of: {', '.join((AUTO, *names))}"
+        )

@@ -1,0 +1,91 @@
+"""The chunked algorithm: overlapping windows, decoded in batches, joined where their words agree.
+
+After "chunked long-form" of Distil-Whisper (Gandhi et al. 2023, section 3.3), for models trained on
+windows shorter than 30 s. The joint is found by words and their times, not by tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from difflib import SequenceMatcher
+
+from stenopool.audio import SAMPLE_RATE
+from stenopool.audio.windows import Piece, Window, joined
+from stenopool.decoding.parallel import even_batches, ordered
+from stenopool.decoding.readings import Reading
+from stenopool.decoding.recognise import Recogniser
+from stenopool.transcript import Word
+
+OVERLAP = 1 / 3  # of a window that it has in common with the next one
+PUNCTUATION = ".,;:!?\"'()[]-–—…"
+
+
+def chunked_readings(
+    pieces: Iterable[Piece], recogniser: Recogniser, *, workers: int
+) -> Iterator[Reading]:
+    """Readings of a recording's speech, in order, overlaps removed.
+
+    Args:
+        pieces: as `audio.windows.speech_pieces` gives them.
+        workers: batches decoded side by side.
+    """
+    options = recogniser.options
+    length = round((options.chunk_seconds or 0) * SAMPLE_RATE)
+    batches = even_batches(
+        overlapping(pieces, length), size=options.batch_size or 1, workers=workers
+    )
+    held: Reading | None = None
+    for readings in ordered(recogniser.read, batches, workers=workers):
+        for reading in readings:
+            if held is None:
+                held = reading
+                continue
+            first, held = parted(held, reading)
+            yield first
+    if held is not None:
+        yield held
+
+
+def overlapping(pieces: Iterable[Piece], length: int) -> Iterator[Window]:
+    """Windows of `length` samples (the last one shorter), each beginning in the one before."""
+    step = (length - round(length * OVERLAP)) / SAMPLE_RATE
+    window: Window | None = None
+    fresh = False  # whether the window holds sound that none before it had
+    for piece in pieces:
+        window, fresh = joined(window, piece), True
+        while window is not None and window.length > length:
+            yield window.up_to(length)
+            fresh = window.length - length > 0
+            window = window.from_time(step)
+    if window is not None and fresh:
+        yield window
+
+
+def parted(left: Reading, right: Reading) -> tuple[Reading, Reading]:
+    """The same readings, with the words that both have kept in one only."""
+    if not left.words or not right.words or right.words[0].start >= left.words[-1].end:
+        return left, right
+    keep, skip = _joint(left.words, right.words)
+    return replace(left, words=left.words[:keep]), replace(right, words=right.words[skip:])
+
+
+def _joint(left: tuple[Word, ...], right: tuple[Word, ...]) -> tuple[int, int]:
+    """How many words to keep of the left, how many to leave out of the right."""
+    since, until = right[0].start, left[-1].end
+    first = next(index for index, word in enumerate(left) if word.end > since)
+    last = sum(1 for word in right if word.start < until)
+    ours, theirs = left[first:], right[:last]
+    match = SequenceMatcher(None, _plain(ours), _plain(theirs), autojunk=False).find_longest_match()
+    if match.size:
+        middle = match.size // 2
+        return first + match.a + middle, match.b + middle
+    border = (since + until) / 2
+    return (
+        first + sum(1 for word in ours if (word.start + word.end) / 2 < border),
+        sum(1 for word in theirs if (word.start + word.end) / 2 < border),
+    )
+
+
+def _plain(words: tuple[Word, ...]) -> list[str]:
+    return [word.word.strip().strip(PUNCTUATION).lower() for word in words]

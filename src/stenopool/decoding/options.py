@@ -1,0 +1,142 @@
+"""The options of one transcription: the same class feeds Python, the command line and HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+from stenopool.decoding.languages import AUTO, language_code
+from stenopool.errors import UnknownName, UnsupportedOption, UsageError
+
+TASKS = ("transcribe", "translate")
+PACKED, SEQUENTIAL, CHUNKED = "packed", "sequential", "chunked"
+ALGORITHMS = (PACKED, SEQUENTIAL, CHUNKED)
+
+# Options that only these algorithms can honour; elsewhere they are refused by name.
+_ONLY = {
+    "condition_on_previous_text": (SEQUENTIAL,),
+    "chunk_seconds": (CHUNKED,),
+    "batch_size": (PACKED, CHUNKED),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to transcribe. `None` leaves a choice to the algorithm or the model.
+
+    Attributes:
+        language: code or English name of what is spoken, or `auto` to detect it.
+        task: `transcribe`, or `translate` into English.
+        algorithm: `packed` (speech packed into windows of 30 s, in batches), `sequential`
+            (timestamps drive the window, as in the Whisper paper), `chunked` (overlapping
+            windows), or `auto` for the one that suits the model.
+        word_timestamps: give the time and probability of each word.
+        initial_prompt: text that every window is told came before it: style and spelling.
+        hotwords: names and terms to listen for, told to every window.
+        beam_size: hypotheses searched side by side, 1 to 32; 1 is greedy.
+        temperatures: tried in turn while the result looks wrong; 0 is deterministic.
+        condition_on_previous_text: tell each window the text before it (sequential only).
+        batch_size: windows decoded together, 1 to 64 (packed and chunked only).
+        chunk_seconds: window length, 5 to 30 (chunked only).
+        language_threshold: a detected language less probable than this is flagged.
+        compression_ratio_threshold: text that compresses better than this is a loop.
+        logprob_threshold: an average log-probability below this is a failure.
+        no_speech_threshold: with a failed log-probability, above this there is no speech.
+        vad_threshold: probability at which a frame counts as speech, in (0, 1).
+        audio_track: which audio track of the file, from 0; `None` is the default track.
+    """
+
+    language: str = AUTO
+    task: str = "transcribe"
+    algorithm: str = AUTO
+    word_timestamps: bool = False
+    initial_prompt: str = ""
+    hotwords: str = ""
+    beam_size: int = 5
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    condition_on_previous_text: bool | None = None
+    batch_size: int | None = None
+    chunk_seconds: float | None = None
+    language_threshold: float = 0.5
+    compression_ratio_threshold: float = 2.4
+    logprob_threshold: float = -1.0
+    no_speech_threshold: float = 0.6
+    vad_threshold: float = 0.5
+    audio_track: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "language", language_code(self.language))
+        _one_of("task", self.task, TASKS)
+        _one_of("algorithm", self.algorithm, (AUTO, *ALGORITHMS))
+        _within("beam_size", self.beam_size, 1, 32)
+        _within("batch_size", self.batch_size, 1, 64)
+        _within("chunk_seconds", self.chunk_seconds, 5, 30)
+        _within("vad_threshold", self.vad_threshold, 0.01, 0.99)
+        _within("language_threshold", self.language_threshold, 0, 1)
+        _within("audio_track", self.audio_track, 0, 1000)
+        if not self.temperatures or not all(0 <= t <= 2 for t in self.temperatures):
+            raise UsageError("`temperatures` holds one or more numbers", do="Give 0 to 2 each")
+
+    @classmethod
+    def of(cls, **given: object) -> Self:
+        """Options by keyword, with a clear error for a name that is none.
+
+        Raises:
+            UnsupportedOption: no option has this name.
+        """
+        known = {entry.name for entry in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise UnsupportedOption(
+                    f"unknown option: `{name}`", do=f"Options are: {', '.join(sorted(known))}"
+                )
+        return cls(**given)  # type: ignore[arg-type]
+
+    def resolved(self, *, algorithm: str, chunk_seconds: float | None, multilingual: bool) -> Self:
+        """These options for one model, every choice made.
+
+        Args:
+            algorithm: the one that suits the model.
+            chunk_seconds: the window length that suits the model when it is chunked.
+            multilingual: whether the model knows other languages than English.
+
+        Raises:
+            UnsupportedOption: the model or the algorithm cannot honour an option that was set.
+        """
+        chosen = algorithm if self.algorithm == AUTO else self.algorithm
+        for name, algorithms in _ONLY.items():
+            if getattr(self, name) is not None and chosen not in algorithms:
+                raise UnsupportedOption(
+                    f"the {chosen} algorithm cannot honour `{name}`",
+                    do=f"Leave it out, or set `algorithm` to {' or '.join(algorithms)}",
+                )
+        if not multilingual and self.task == "translate":
+            raise UnsupportedOption(
+                "this model knows English only and cannot translate",
+                do="Choose a multilingual model, such as `base`",
+            )
+        if not multilingual and self.language not in (AUTO, "en"):
+            raise UnsupportedOption(
+                f"this model knows English only, not `{self.language}`",
+                do="Choose a multilingual model, such as `base`",
+            )
+        return replace(
+            self,
+            algorithm=chosen,
+            language=self.language if multilingual else "en",
+            batch_size=self.batch_size or 8,
+            chunk_seconds=self.chunk_seconds or chunk_seconds or 30.0,
+            condition_on_previous_text=bool(self.condition_on_previous_text),
+        )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UnknownName(f"unknown {name}: `{value}`", do=f"Use one of: {', '.join(allowed)}")
+
+
+def _within(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise UsageError(
+            f"`{name}` is {value}, outside {low:g} to {high:g}", do="Give a value in that range"
+        )

@@ -1,0 +1,221 @@
+"""Windows in, readings out: decode, judge, decode again what looks wrong, and time the words.
+
+A window is decoded without timestamps: measured on packed speech, timestamps lose the ends of
+windows. Word times come from cross-attention instead. What looks wrong is decoded again in halves,
+which is deterministic and takes away what confused the model (a pause, a change of speaker);
+sampling at rising temperatures, the Whisper paper's answer, is the last resort for short windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stenopool.audio.features import log_mel
+from stenopool.audio.windows import Window
+from stenopool.decoding.options import Options
+from stenopool.decoding.quality import FAST, Figures, is_silence, judge
+from stenopool.decoding.readings import Reading
+from stenopool.decoding.timing import timed_words
+from stenopool.decoding.tokens import Vocabulary
+from stenopool.engines.base import Alignment, Encoded, Engine, Hypothesis, Search
+from stenopool.transcript import Word
+
+HALVED_SECONDS = 8.0  # failing windows longer than this are decoded in halves
+TAIL_SECONDS = 2.5  # of speech after the last word: decoded again
+HEARD_SECONDS = 1.0  # of speech that should give a word
+MOST_ATTEMPTS = 3  # decodings of the same speech before the last resort
+PLACEHOLDER = (0,)  # text to align where there is none; any token will do
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One window, its hypothesis and what the quality guards think of it."""
+
+    window: Window
+    hypothesis: Hypothesis
+    text: str  # without white space around it
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A decoded window with its words and what is left of it after the last one."""
+
+    decoded: Decoded
+    words: tuple[Word, ...]
+    tail: Window | None
+
+    @property
+    def unheard_seconds(self) -> float:
+        """Speech for which there are no words."""
+        if not self.words:
+            return self.decoded.window.speech_seconds
+        return self.tail.speech_seconds if self.tail else 0.0
+
+    def reading(self) -> Reading:
+        end = self.decoded.window.end
+        return Reading(self.words, self.decoded.figures, self.unheard_seconds, end)
+
+
+class Recogniser:
+    """One model with the options of one transcription. Safe to use from `engine.workers` threads.
+
+    Args:
+        options: resolved for the model.
+        language: code of what is spoken.
+    """
+
+    def __init__(
+        self, engine: Engine, vocabulary: Vocabulary, options: Options, language: str
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.options = options
+        self._engine = engine
+        # The text of a translation is English, and so are its word borders.
+        self._text_language = "en" if options.task == "translate" else language
+        self._head = vocabulary.head(language if engine.multilingual else None, options.task)
+        self._context = vocabulary.context(options.hotwords, options.initial_prompt)
+
+    def read(self, windows: Sequence[Window]) -> list[Reading]:
+        """The readings of a batch of windows, in order; a window may give more than one."""
+        return [reading for group in self._read(windows, attempt=1) for reading in group]
+
+    def _read(self, windows: Sequence[Window], attempt: int) -> list[list[Reading]]:
+        encoded = self.encode(windows)
+        decoded = self.decode(windows, encoded, self.search())
+        plans = [self._plan(one, attempt) for one in self.timed(decoded, encoded)]
+        again = [window for _, rest in plans for window in rest]
+        redone = iter(self._read(again, attempt + 1) if again else [])
+        return [
+            [*kept, *(reading for _ in rest for reading in next(redone))] for kept, rest in plans
+        ]
+
+    def _plan(self, timed: Timed, attempt: int) -> tuple[list[Reading], tuple[Window, ...]]:
+        """What to keep of a window, and what to decode again."""
+        decoded = timed.decoded
+        window = decoded.window
+        final = attempt >= MOST_ATTEMPTS
+        if self.acceptable(decoded):
+            if timed.tail is None or timed.unheard_seconds < TAIL_SECONDS or final:
+                return [timed.reading()], ()
+            return [Reading(timed.words, decoded.figures, 0.0, window.end)], (timed.tail,)
+        if is_silence(decoded.figures, self.options):
+            return [_nothing(decoded)], ()
+        if window.seconds > HALVED_SECONDS and not final:
+            return [], window.halves()
+        return [self._last_resort(timed)], ()
+
+    def acceptable(self, decoded: Decoded) -> bool:
+        """Whether a hypothesis needs no second look."""
+        if not decoded.text:
+            return decoded.window.speech_seconds < HEARD_SECONDS
+        return not decoded.figures.flags and not is_silence(decoded.figures, self.options)
+
+    def _last_resort(self, timed: Timed) -> Reading:
+        window = timed.decoded.window
+        encoded = self.encode([window])
+        best = self.best(window, encoded, [timed.decoded])
+        return self.timed([best], encoded)[0].reading() if self.usable(best) else _nothing(best)
+
+    def usable(self, decoded: Decoded) -> bool:
+        """Whether a text may be given to the user, with its flags if it has any."""
+        figures = decoded.figures
+        return (
+            bool(decoded.text)
+            and FAST not in figures.flags
+            and not is_silence(figures, self.options)
+        )
+
+    def best(
+        self,
+        window: Window,
+        encoded: Encoded,
+        candidates: Sequence[Decoded] = (),
+        *,
+        previous: Sequence[int] = (),
+        timestamps: bool = False,
+    ) -> Decoded:
+        """The first acceptable hypothesis at rising temperatures, or the best of them all.
+
+        Args:
+            candidates: hypotheses that are there already, at the lowest temperatures.
+        """
+        tried = list(candidates)
+        for temperature in self.options.temperatures[len(tried) :]:
+            tried += self.decode(
+                [window],
+                encoded,
+                self.search(temperature),
+                previous=previous,
+                timestamps=timestamps,
+            )
+            if self.acceptable(tried[-1]):
+                return tried[-1]
+        return max(tried, key=_merit)
+
+    def encode(self, windows: Sequence[Window]) -> Encoded:
+        """The encoder's output for a batch of windows."""
+        features = [log_mel(window.samples, self._engine.mel_bins) for window in windows]
+        return self._engine.encode(np.stack(features))  # (windows, mel_bins, 3000) float32
+
+    def search(self, temperature: float | None = None) -> Search:
+        """Beam search, or sampling where the temperature is above 0; the first one by default."""
+        chosen = self.options.temperatures[0] if temperature is None else temperature
+        return Search(beam_size=self.options.beam_size, temperature=chosen)
+
+    def decode(
+        self,
+        windows: Sequence[Window],
+        encoded: Encoded,
+        search: Search,
+        *,
+        previous: Sequence[int] = (),
+        timestamps: bool = False,
+    ) -> list[Decoded]:
+        """One hypothesis for each window.
+
+        Args:
+            previous: text tokens that came before, told to the model after prompt and hot words.
+        """
+        prompt = self.vocabulary.prompt(
+            self._head, self._context, previous=previous, timestamps=timestamps
+        )
+        hypotheses = self._engine.generate(encoded, [prompt] * len(windows), search)
+        return [self._judged(*pair) for pair in zip(windows, hypotheses, strict=True)]
+
+    def _judged(self, window: Window, hypothesis: Hypothesis) -> Decoded:
+        text = self.vocabulary.text(hypothesis.tokens).strip()
+        figures = judge(hypothesis, text, window.speech_seconds, self.options)
+        return Decoded(window, hypothesis, text, figures)
+
+    def timed(self, decoded: Sequence[Decoded], encoded: Encoded) -> list[Timed]:
+        """Align the texts of a batch to its windows."""
+        texts = [self.vocabulary.text_tokens(one.hypothesis.tokens) for one in decoded]
+        alignments = self._engine.align(
+            encoded,
+            self._head,
+            [text or PLACEHOLDER for text in texts],
+            [one.window.seconds for one in decoded],
+        )
+        return [self._timed(*each) for each in zip(decoded, texts, alignments, strict=True)]
+
+    def _timed(self, decoded: Decoded, text: Sequence[int], alignment: Alignment) -> Timed:
+        window = decoded.window
+        if not decoded.text:
+            return Timed(decoded, (), window)
+        words = self.vocabulary.words(text, self._text_language)
+        tail = window.from_time(float(alignment.starts[-1]))
+        return Timed(decoded, timed_words(words, alignment, window), tail)
+
+
+def _nothing(decoded: Decoded) -> Reading:
+    """No words: all speech of the window is dropped."""
+    window = decoded.window
+    return Reading((), decoded.figures, window.speech_seconds, window.end)
+
+
+def _merit(decoded: Decoded) -> tuple[bool, int, float]:
+    return bool(decoded.text), -len(decoded.figures.flags), decoded.figures.avg_logprob

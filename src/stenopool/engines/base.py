@@ -1,0 +1,121 @@
+"""What decoding asks of an inference engine. An engine knows tokens, not text or files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stenopool.audio.features import Features
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How the tokens of a window are searched for.
+
+    Attributes:
+        beam_size: hypotheses kept side by side; 1 is greedy.
+        temperature: 0 is deterministic; above, `best_of` samples are drawn and the best is taken.
+        best_of: samples drawn when the temperature is above 0.
+        max_tokens: of prompt and text together; Whisper's decoder holds 448.
+    """
+
+    beam_size: int = 5
+    temperature: float = 0.0
+    best_of: int = 5
+    max_tokens: int = 448
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What the model says about one window.
+
+    Attributes:
+        tokens: ids without prompt and end token; timestamps included where they were asked for.
+        avg_logprob: mean natural log-probability of the tokens, the end token included.
+        no_speech_prob: probability of no speech at the start of the transcript, in [0, 1].
+    """
+
+    tokens: tuple[int, ...]
+    avg_logprob: float
+    no_speech_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """When each token of a text was said.
+
+    Attributes:
+        starts: (tokens + 1,) float64 seconds in the window; the last is the end of the last token.
+        probabilities: (tokens,) float64 in [0, 1].
+    """
+
+    starts: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+
+
+class Encoded(Protocol):
+    """A batch of windows after the encoder; its inside belongs to the engine that made it."""
+
+
+class Engine(Protocol):
+    """One loaded model. All methods may be called from `workers` threads at the same time.
+
+    Attributes:
+        name: `ctranslate2`, …
+        device: `cpu` or `cuda`.
+        precision: of the weights in use, such as `int8` or `float16`.
+        mel_bins: rows of the features that it takes.
+        multilingual: whether it knows languages other than English.
+        workers: batches that it can run side by side.
+
+    Raises:
+        EngineFailed: any method, when inference fails.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def mel_bins(self) -> int: ...
+    @property
+    def multilingual(self) -> bool: ...
+    @property
+    def workers(self) -> int: ...
+
+    def encode(self, features: Features) -> Encoded:
+        """(windows, mel_bins, 3000) float32 → the encoder's output."""
+        ...
+
+    def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
+        """For each window the probability of each language code; multilingual models only."""
+        ...
+
+    def generate(
+        self, encoded: Encoded, prompts: Sequence[Sequence[int]], search: Search
+    ) -> list[Hypothesis]:
+        """Transcribe: one prompt and one hypothesis for each window."""
+        ...
+
+    def align(
+        self,
+        encoded: Encoded,
+        start: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        seconds: Sequence[float],
+    ) -> list[Alignment]:
+        """Align texts to their windows by cross-attention (dynamic time warping).
+
+        Args:
+            encoded: the windows.
+            start: tokens before each text, such as start of transcript, language and task.
+            texts: text tokens without timestamps, one list for each window; none is empty.
+            seconds: length of the sound in each window.
+        """
+        ...

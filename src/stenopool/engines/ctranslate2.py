@@ -1,0 +1,136 @@
+"""Whisper on CTranslate2: int8 on CPUs, float16 on CUDA, no PyTorch.
+
+On a CPU each worker runs its own batch on one thread: measured on two cores, two single-threaded
+batches side by side take 10 to 15 % less time than one batch after the other on two threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import ctranslate2
+import numpy as np
+from numpy.typing import NDArray
+
+from stenopool.audio.features import Features
+from stenopool.engines.base import Alignment, Encoded, Hypothesis, Search
+from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
+
+T = TypeVar("T")
+
+TOKENS_PER_SECOND = 50  # encoder positions
+FRAMES_PER_SECOND = 100
+
+
+class CTranslate2Engine:
+    """A converted Whisper model in a folder. See `engines.base.Engine` for the methods.
+
+    Args:
+        folder: with `model.bin` and `config.json`.
+        device: `cpu` or `cuda`.
+        threads: cores to use on a CPU; each becomes a worker.
+
+    Raises:
+        EngineMissing: the device is not there.
+        ModelDamaged: the files are not a Whisper model that CTranslate2 can load.
+    """
+
+    name = "ctranslate2"
+
+    def __init__(self, folder: Path, *, device: str, threads: int) -> None:
+        if device == "cuda" and ctranslate2.get_cuda_device_count() == 0:
+            raise EngineMissing(
+                "CTranslate2 finds no CUDA device",
+                do="Use `--device cpu`, or install a CTranslate2 build and a driver for CUDA",
+            )
+        self.device = device
+        self.workers = threads if device == "cpu" else 1
+        try:
+            self._model = ctranslate2.models.Whisper(
+                str(folder),
+                device=device,
+                compute_type="int8" if device == "cpu" else "float16",
+                inter_threads=self.workers,
+                intra_threads=1,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ModelDamaged(
+                f"`{folder.name}` cannot be loaded by CTranslate2: {error}",
+                do="Pull the model again with `steno models pull NAME --force`",
+            ) from error
+        self.precision = str(self._model.compute_type).split("_", maxsplit=1)[0]
+        self.mel_bins = int(self._model.n_mels)
+        self.multilingual = bool(self._model.is_multilingual)
+
+    def encode(self, features: Features) -> Encoded:
+        view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features))
+        return cast(Encoded, _run(lambda: self._model.encode(view)))
+
+    def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
+        found = _run(lambda: self._model.detect_language(encoded))
+        return [{token[2:-2]: float(p) for token, p in window} for window in found]
+
+    def generate(
+        self, encoded: Encoded, prompts: Sequence[Sequence[int]], search: Search
+    ) -> list[Hypothesis]:
+        sampling = search.temperature > 0
+        results = _run(
+            lambda: self._model.generate(
+                encoded,
+                [list(prompt) for prompt in prompts],
+                beam_size=1 if sampling else search.beam_size,
+                num_hypotheses=search.best_of if sampling else 1,
+                sampling_topk=0 if sampling else 1,
+                sampling_temperature=search.temperature if sampling else 1.0,
+                max_length=search.max_tokens,
+                return_scores=True,
+                return_no_speech_prob=True,
+            )
+        )
+        return [_best(result) for result in results]
+
+    def align(
+        self,
+        encoded: Encoded,
+        start: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        seconds: Sequence[float],
+    ) -> list[Alignment]:
+        frames = [max(1, round(length * FRAMES_PER_SECOND)) for length in seconds]
+        results = _run(
+            lambda: self._model.align(encoded, list(start), [list(text) for text in texts], frames)
+        )
+        return [_alignment(result) for result in results]
+
+
+def _best(result: Any) -> Hypothesis:  # noqa: ANN401  untyped extension class
+    """The sample with the highest average log-probability."""
+    candidates = [
+        # The score is already a mean over the tokens; the end token is one more.
+        (score * len(tokens) / (len(tokens) + 1), tuple(tokens))
+        for score, tokens in zip(result.scores, result.sequences_ids, strict=True)
+    ]
+    avg_logprob, tokens = max(candidates, key=lambda candidate: candidate[0])
+    return Hypothesis(tokens, float(avg_logprob), float(result.no_speech_prob))
+
+
+def _alignment(result: Any) -> Alignment:  # noqa: ANN401  untyped extension class
+    """Start of each token: the first encoder position on its row of the warping path."""
+    path: NDArray[np.int64] = np.asarray(result.alignments, dtype=np.int64).reshape(-1, 2)
+    first = np.flatnonzero(np.diff(path[:, 0], prepend=-1))
+    return Alignment(
+        starts=path[first, 1] / TOKENS_PER_SECOND,
+        probabilities=np.asarray(result.text_token_probs, dtype=np.float64),
+    )
+
+
+def _run(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (RuntimeError, ValueError) as error:
+        raise EngineFailed(
+            f"CTranslate2 failed: {error}",
+            do="Try a smaller `--batch-size`; if it stays, run `steno doctor` and report it",
+        ) from error
