@@ -1,0 +1,56 @@
+"""The command `steno`. Transcripts and data go to stdout, talk and progress to stderr.
+
+Exit statuses: 0 success; 1 a defect in Stenopool; 2 wrong usage; 3 a recording cannot be
+transcribed; 4 a model is missing or damaged; 5 an engine is missing or failed; 6 a result cannot be
+written; 130 interrupted. With several recordings it is the highest of theirs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from stenopool.cli import doctor, models, run, transcribe
+from stenopool.cli.console import complain
+from stenopool.errors import StenoError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="steno",
+    help="Recordings become transcripts that can be trusted, on your own machine.",
+    epilog="Exit status: 0 success, 1 defect, 2 usage, 3 recording, 4 model, 5 engine, 6 output, "
+    "130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("transcribe")(transcribe.transcribe)
+app.command("run")(run.run)
+app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Show the version and exit."),
+) -> None:
+    """Recordings become transcripts that can be trusted, on your own machine."""
+    if version:
+        from stenopool import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command and exit with its status."""
+    try:
+        app()
+    except StenoError as error:
+        complain(error)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,152 @@
+"""`steno transcribe`: recordings to text, at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stenopool.cli.console import ProgressBar, complain
+from stenopool.cli.options import (
+    DeviceName,
+    EngineName,
+    ModelName,
+    Quiet,
+    Threads,
+    with_options,
+)
+from stenopool.decoding.options import Options
+from stenopool.errors import StenoError, UsageError
+
+if TYPE_CHECKING:
+    from stenopool.decoding.transcriber import Transcriber
+    from stenopool.transcript import Transcript
+
+
+@with_options
+def transcribe(
+    *,
+    paths: Annotated[list[Path], typer.Argument(help="Audio or video files.", metavar="PATH…")],
+    model: ModelName = "base",
+    engine: EngineName = "auto",
+    device: DeviceName = "auto",
+    threads: Threads = 0,
+    format: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", help="txt (default), srt, vtt, tsv or json; repeatable."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Write `NAME.FORMAT` here instead of to stdout."),
+    ] = None,
+    json_lines: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON object for each recording on stdout."),
+    ] = False,
+    quiet: Quiet = False,
+    options: Options,
+) -> None:
+    """Transcribe recordings; the text goes to stdout, or to files in a folder."""
+    from stenopool.decoding.transcriber import Transcriber
+
+    target = Target(tuple(format or ["txt"]), output_dir, json_lines)
+    target.check(paths)
+    with ProgressBar(quiet=quiet) as bar:
+        transcriber = Transcriber(model, engine=engine, device=device, threads=threads)
+        transcriber.resolved(options)
+        statuses = [_one(path, transcriber, options, target, bar) for path in paths]
+    if status := max(statuses):
+        raise typer.Exit(status)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where transcripts go, in which formats."""
+
+    formats: tuple[str, ...]
+    folder: Path | None
+    json_lines: bool
+
+    def check(self, paths: list[Path]) -> None:
+        """Refuse what cannot work before any work is done.
+
+        Raises:
+            UnknownName, UsageError, OutputError: by name.
+        """
+        from stenopool.bucket import Bucket
+        from stenopool.writers import check_format
+
+        for name in self.formats:
+            check_format(name)
+        if self.folder is None:
+            if len(self.formats) > 1:
+                raise UsageError(
+                    "several formats on stdout", do="Give `--output-dir`, or one format"
+                )
+            return
+        names = [path.name for path in paths]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(
+                f"two recordings are named `{twice}` and would share their output files",
+                do="Transcribe them into different folders",
+            )
+        Bucket(self.folder).make_folder("")
+
+    def write(self, path: Path, transcript: Transcript) -> list[str]:
+        """Write or print all formats; returns the paths of the files.
+
+        Raises:
+            OutputError: nothing of the file that failed is left.
+        """
+        from stenopool.files import write_whole
+        from stenopool.writers import render
+
+        documents = {name: render(transcript, name) for name in self.formats}
+        if self.folder is None:
+            if not self.json_lines:
+                emit(documents[self.formats[0]])
+            return []
+        written = []
+        for name, document in documents.items():
+            file = self.folder / f"{path.name}.{name}"
+            write_whole(file, document)
+            written.append(os.fsdecode(file))
+        return written
+
+
+def _one(
+    path: Path, transcriber: Transcriber, options: Options, target: Target, bar: ProgressBar
+) -> int:
+    """Transcribe one recording; returns its exit status."""
+    bar.begin(path.name)
+    shown = os.fsdecode(path)
+    try:
+        transcript = transcriber.transcribe(path, options, progress=bar.update)
+        files = target.write(path, transcript)
+    except StenoError as error:
+        complain(error)
+        if target.json_lines:
+            emit_json({"path": shown, "status": "failed", "error": error.record()})
+        return error.exit_status
+    for file in files:
+        bar.say(file)
+    if target.json_lines:
+        result = {"path": shown, "status": "transcribed", "files": files}
+        emit_json({**result, "transcript": transcript.to_dict()})
+    return 0
+
+
+def emit(text: str) -> None:
+    """Text on stdout as UTF-8, whatever the locale."""
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def emit_json(data: object) -> None:
+    """One line of JSON on stdout; names that are not UTF-8 are escaped."""
+    emit(json.dumps(data) + "\n")
