@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -67,7 +68,7 @@ def _findings(model: str) -> Iterator[Finding]:
     yield _checked("cpu", _cpu)
     yield _checked("engine", _engine)
     for name in dict.fromkeys((model, "silero-vad")):
-        yield _checked(f"model {name}", lambda name=name: _model(name))
+        yield _checked(f"model {name}", partial(_model, name))
     yield _checked("models folder", _folder)
 
 

