@@ -49,9 +49,14 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def option_texts() -> dict[str, str]:
+    """What the docstring of `Options` says of each field."""
+    return {name: " ".join(text.split()) for name, text in _ENTRY.findall(Options.__doc__ or "")}
+
+
 def _parameters() -> list[inspect.Parameter]:
     hints = get_type_hints(Options)
-    texts = {name: " ".join(text.split()) for name, text in _ENTRY.findall(Options.__doc__ or "")}
+    texts = option_texts()
     return [_parameter(field, hints[field.name], texts[field.name]) for field in fields(Options)]
 
 

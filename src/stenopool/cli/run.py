@@ -89,7 +89,7 @@ def _transcribe(bucket: Bucket, load: Callable[[], Transcribe]) -> Transcribe:
 
     if any(is_recording(key) for key in bucket.keys(INPUT)):
         load()
-    return lambda path, progress: load()(path, progress)
+    return lambda path, progress: load()(path, progress)  # noqa: PLW0108  loads when called
 
 
 class _Talk:

@@ -6,7 +6,7 @@ windows shorter than 30 s. The joint is found by words and their times, not by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -36,15 +36,25 @@ def chunked_readings(
         overlapping(pieces, length), size=options.batch_size or 1, workers=workers
     )
     held: Reading | None = None
-    for readings in ordered(recogniser.read, batches, workers=workers):
-        for reading in readings:
+    for batch in ordered(recogniser.read, batches, workers=workers):
+        for readings in batch:
             if held is None:
-                held = reading
+                held = whole(readings)
                 continue
-            first, held = parted(held, reading)
+            first, held = parted(held, whole(readings))
             yield first
     if held is not None:
         yield held
+
+
+def whole(readings: Sequence[Reading]) -> Reading:
+    """The readings of one window as one, with the figures of the most doubtful."""
+    return Reading(
+        words=tuple(word for reading in readings for word in reading.words),
+        figures=min((one.figures for one in readings), key=lambda one: one.avg_logprob),
+        dropped_seconds=sum(reading.dropped_seconds for reading in readings),
+        end=readings[-1].end,
+    )
 
 
 def overlapping(pieces: Iterable[Piece], length: int) -> Iterator[Window]:
@@ -72,8 +82,8 @@ def parted(left: Reading, right: Reading) -> tuple[Reading, Reading]:
 
 def _joint(left: tuple[Word, ...], right: tuple[Word, ...]) -> tuple[int, int]:
     """How many words to keep of the left, how many to leave out of the right."""
-    since, until = right[0].start, left[-1].end
-    first = next(index for index, word in enumerate(left) if word.end > since)
+    since, until = max(left[0].start, right[0].start), min(left[-1].end, right[-1].end)
+    first = sum(1 for word in left if word.end <= since)
     last = sum(1 for word in right if word.start < until)
     ours, theirs = left[first:], right[:last]
     match = SequenceMatcher(None, _plain(ours), _plain(theirs), autojunk=False).find_longest_match()

@@ -30,7 +30,7 @@ class Options:
         algorithm: `packed` (speech packed into windows of 30 s, in batches), `sequential`
             (timestamps drive the window, as in the Whisper paper), `chunked` (overlapping
             windows), or `auto` for the one that suits the model.
-        word_timestamps: give the time and probability of each word.
+        word_timestamps: keep the time and probability of each word; subtitles are cut by them.
         initial_prompt: text that every window is told came before it: style and spelling.
         hotwords: names and terms to listen for, told to every window.
         beam_size: hypotheses searched side by side, 1 to 32; 1 is greedy.
@@ -49,7 +49,7 @@ class Options:
     language: str = AUTO
     task: str = "transcribe"
     algorithm: str = AUTO
-    word_timestamps: bool = False
+    word_timestamps: bool = True
     initial_prompt: str = ""
     hotwords: str = ""
     beam_size: int = 5

@@ -23,5 +23,6 @@ def packed_readings(
     size = recogniser.options.batch_size or 1
     windows = packed(pieces, WINDOW_SAMPLES)
     batches = even_batches(windows, size=size, workers=workers)
-    for readings in ordered(recogniser.read, batches, workers=workers):
-        yield from readings
+    for batch in ordered(recogniser.read, batches, workers=workers):
+        for readings in batch:
+            yield from readings

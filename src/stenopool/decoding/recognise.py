@@ -18,13 +18,13 @@ from stenopool.audio.windows import Window
 from stenopool.decoding.options import Options
 from stenopool.decoding.quality import FAST, Figures, is_silence, judge
 from stenopool.decoding.readings import Reading
-from stenopool.decoding.timing import timed_words
+from stenopool.decoding.timing import placed_words, timed_words
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Alignment, Encoded, Engine, Hypothesis, Search
 from stenopool.transcript import Word
 
 HALVED_SECONDS = 8.0  # failing windows longer than this are decoded in halves
-TAIL_SECONDS = 2.5  # of speech after the last word: decoded again
+UNHEARD_SECONDS = 2.5  # of speech without a word: decoded again
 HEARD_SECONDS = 1.0  # of speech that should give a word
 MOST_ATTEMPTS = 3  # decodings of the same speech before the last resort
 PLACEHOLDER = (0,)  # text to align where there is none; any token will do
@@ -42,22 +42,30 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A decoded window with its words and what is left of it after the last one."""
+    """A decoded window with its words and the first stretch of speech that they leave out.
+
+    Attributes:
+        words: all, with times in the recording.
+        before: how many of them come before that stretch.
+        rest: the window from that stretch on; `None` where the words reach the end.
+        unheard_seconds: length of that stretch.
+    """
 
     decoded: Decoded
     words: tuple[Word, ...]
-    tail: Window | None
-
-    @property
-    def unheard_seconds(self) -> float:
-        """Speech for which there are no words."""
-        if not self.words:
-            return self.decoded.window.speech_seconds
-        return self.tail.speech_seconds if self.tail else 0.0
+    before: int
+    rest: Window | None
+    unheard_seconds: float
 
     def reading(self) -> Reading:
+        """Everything, as it is."""
         end = self.decoded.window.end
         return Reading(self.words, self.decoded.figures, self.unheard_seconds, end)
+
+    def reading_before(self) -> Reading:
+        """The words before the stretch that is left out."""
+        words = self.words[: self.before]
+        return Reading(words, self.decoded.figures, 0.0, words[-1].end)
 
 
 class Recogniser:
@@ -79,9 +87,9 @@ class Recogniser:
         self._head = vocabulary.head(language if engine.multilingual else None, options.task)
         self._context = vocabulary.context(options.hotwords, options.initial_prompt)
 
-    def read(self, windows: Sequence[Window]) -> list[Reading]:
-        """The readings of a batch of windows, in order; a window may give more than one."""
-        return [reading for group in self._read(windows, attempt=1) for reading in group]
+    def read(self, windows: Sequence[Window]) -> list[list[Reading]]:
+        """The readings of each window of a batch, in order; more than one where it was parted."""
+        return self._read(windows, attempt=1)
 
     def _read(self, windows: Sequence[Window], attempt: int) -> list[list[Reading]]:
         encoded = self.encode(windows)
@@ -99,9 +107,9 @@ class Recogniser:
         window = decoded.window
         final = attempt >= MOST_ATTEMPTS
         if self.acceptable(decoded):
-            if timed.tail is None or timed.unheard_seconds < TAIL_SECONDS or final:
+            if timed.rest is None or timed.unheard_seconds < UNHEARD_SECONDS or final:
                 return [timed.reading()], ()
-            return [Reading(timed.words, decoded.figures, 0.0, window.end)], (timed.tail,)
+            return [timed.reading_before()], (timed.rest,)
         if is_silence(decoded.figures, self.options):
             return [_nothing(decoded)], ()
         if window.seconds > HALVED_SECONDS and not final:
@@ -205,10 +213,16 @@ class Recogniser:
     def _timed(self, decoded: Decoded, text: Sequence[int], alignment: Alignment) -> Timed:
         window = decoded.window
         if not decoded.text:
-            return Timed(decoded, (), window)
-        words = self.vocabulary.words(text, self._text_language)
-        tail = window.from_time(float(alignment.starts[-1]))
-        return Timed(decoded, timed_words(words, alignment, window), tail)
+            return Timed(decoded, (), 0, window, window.speech_seconds)
+        words = placed_words(self.vocabulary.words(text, self._text_language), alignment)
+        starts = [word.start for word in words[1:]]
+        for number, (word, following) in enumerate(zip(words, starts, strict=False), start=1):
+            if following - word.end >= UNHEARD_SECONDS:
+                rest, unheard = window.from_time(word.end), following - word.end
+                return Timed(decoded, timed_words(words, window), number, rest, unheard)
+        rest = window.from_time(words[-1].end)
+        unheard = rest.speech_seconds if rest else 0.0
+        return Timed(decoded, timed_words(words, window), len(words), rest, unheard)
 
 
 def _nothing(decoded: Decoded) -> Reading:

@@ -14,7 +14,7 @@ from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import WINDOW_SAMPLES
 from stenopool.audio.windows import Piece, Window, joined
 from stenopool.decoding.readings import Reading
-from stenopool.decoding.recognise import TAIL_SECONDS, Decoded, Recogniser
+from stenopool.decoding.recognise import UNHEARD_SECONDS, Decoded, Recogniser
 from stenopool.decoding.tokens import PREVIOUS_TOKENS, SECONDS_PER_TIMESTAMP, Vocabulary
 
 LEAST_STEP_SECONDS = 1.0  # a window that gets on by less is done with as a whole
@@ -66,12 +66,13 @@ class _Walk:
         timed = recogniser.timed([kept], encoded)[0]
         self._remember(decoded)
         done = window if seconds is None else window.up_to(round(seconds * SAMPLE_RATE))
-        spoken = window.length - (timed.tail.length if timed.tail else 0)
+        spoken = window.length - (timed.rest.length if timed.rest else 0)
+        passed_over = timed.rest is not None and timed.unheard_seconds >= UNHEARD_SECONDS
+        if passed_over and spoken < done.length and spoken >= LEAST_STEP_SECONDS * SAMPLE_RATE:
+            # The model says that it is done, but voice activity heard more.
+            return timed.reading_before(), spoken / SAMPLE_RATE
         rest = done.from_time(spoken / SAMPLE_RATE)
         unheard = rest.speech_seconds if rest else 0.0
-        if unheard >= TAIL_SECONDS and spoken >= LEAST_STEP_SECONDS * SAMPLE_RATE:
-            # The model says that it is done, but voice activity heard more.
-            done, unheard = window.up_to(spoken), 0.0
         return Reading(timed.words, decoded.figures, unheard, done.end), done.seconds
 
     def _remember(self, decoded: Decoded) -> None:

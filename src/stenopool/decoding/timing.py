@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from stenopool.audio import SAMPLE_RATE
@@ -11,33 +12,55 @@ from stenopool.engines.base import Alignment
 from stenopool.transcript import Word
 
 SHORTEST_WORD = 0.02  # seconds: one position of the encoder
+SLOW_WORD = 1.0  # seconds that any word may take, and more by its length
+SLOW_LETTER = 0.1
+SLOW_DIGIT = 0.5  # `1945` is four words
 
 
-def timed_words(
-    words: Sequence[tuple[str, int]], alignment: Alignment, window: Window
-) -> tuple[Word, ...]:
-    """Words with times in the recording.
+@dataclass(frozen=True, slots=True)
+class PlacedWord:
+    """A word with its times in seconds of its window."""
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+
+def placed_words(words: Sequence[tuple[str, int]], alignment: Alignment) -> list[PlacedWord]:
+    """Words with times in the window, none longer than anybody speaks it.
+
+    Where the model passed over speech, the word before it is aligned to all of that speech; so the
+    end of a word is the start of the next one only where that is plausible.
 
     Args:
         words: text and number of tokens of each word, as `Vocabulary.words` gives them.
-        alignment: of the same tokens, in seconds of the window.
-        window: knows where its speech stands in the recording.
-
-    Returns:
-        In order; each ends after it starts and no later than the next one starts.
+        alignment: of the same tokens.
     """
-    timed: list[Word] = []
-    earliest = 0.0
+    placed = []
     borders = [0, *accumulate(count for _, count in words)]
     for (text, _), first, after in zip(words, borders, borders[1:], strict=False):
-        start, end = _in_speech(
-            float(alignment.starts[first]), float(alignment.starts[after]), window
-        )
-        start = max(start, earliest)
-        end = max(end, start)
+        start, end = float(alignment.starts[first]), float(alignment.starts[after])
         probability = float(alignment.probabilities[first:after].mean())
-        timed.append(Word(text, start, end, probability))
-        earliest = end
+        placed.append(PlacedWord(text, start, min(end, start + _longest(text)), probability))
+    return placed
+
+
+def _longest(text: str) -> float:
+    bare = text.strip()
+    digits = sum(character.isdigit() for character in bare)
+    return SLOW_WORD + SLOW_LETTER * (len(bare) - digits) + SLOW_DIGIT * digits
+
+
+def timed_words(words: Sequence[PlacedWord], window: Window) -> tuple[Word, ...]:
+    """Words with times in the recording, in order, none ending before it starts or overlapping."""
+    timed: list[Word] = []
+    earliest = 0.0
+    for word in words:
+        start, end = _in_speech(word.start, word.end, window)
+        start = max(start, earliest)
+        earliest = max(end, start)
+        timed.append(Word(word.text, start, earliest, word.probability))
     return tuple(timed)
 
 
