@@ -1,0 +1,45 @@
+"""Transcripts as documents: plain text, subtitles, a table, JSON. Nothing here touches a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stenopool.errors import UnknownName
+from stenopool.transcript import Transcript
+from stenopool.writers.plain import json_document, tsv, txt
+from stenopool.writers.subtitles import srt, vtt
+
+__all__ = ["FORMATS", "render"]
+
+_WRITERS: dict[str, Callable[[Transcript], str]] = {
+    "txt": txt,
+    "srt": srt,
+    "vtt": vtt,
+    "tsv": tsv,
+    "json": json_document,
+}
+FORMATS: tuple[str, ...] = tuple(_WRITERS)
+
+
+def render(transcript: Transcript, format: str) -> str:
+    """A transcript as a document that can be encoded as UTF-8.
+
+    Args:
+        transcript: what to write. Times that overlap or run backwards are put right in subtitles.
+        format: one of `FORMATS`.
+
+    Returns:
+        The document. It ends with one newline, or is empty where the format has nothing to write.
+
+    Raises:
+        UnknownName: no such format.
+        ValueError: a number to be written is not finite: no document could be right.
+    """
+    writer = _WRITERS.get(format)
+    if writer is None:
+        raise UnknownName(
+            f"no such output format: `{format}`",
+            do="choose one of " + ", ".join(f"`{known}`" for known in FORMATS),
+        )
+    # A lone surrogate has no UTF-8 form and would fail only later, when the file is written.
+    return writer(transcript).encode("utf-8", "replace").decode()
