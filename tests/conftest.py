@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from stenopool import Transcriber
 
 CACHE = Path(__file__).parent.parent / ".cache"
+NOBODY = 65534  # user id without rights
 DICKENS = "two_cities.wav"  # 44 s: the opening of "A Tale of Two Cities", read aloud
 RECORDINGS = WheelSource(
     {DICKENS: (WheelPart("moonshine-voice==0.1.5", f"moonshine_voice/assets/{DICKENS}"),)}
@@ -48,3 +52,23 @@ def transcriber(models_dir: Path) -> Transcriber:
     from stenopool import Transcriber
 
     return Transcriber("tiny.en", store=Store(models_dir))
+
+
+@pytest.fixture
+def plain_user() -> Iterator[Path]:
+    """An empty folder, and for the time of the test no more rights than an ordinary user has."""
+    folder = Path(tempfile.mkdtemp(prefix="plain-user-"))
+    folder.chmod(0o777)
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in [folder, *folder.rglob("*")]:
+            if path.is_dir():
+                path.chmod(0o700)
+        shutil.rmtree(folder)

@@ -12,7 +12,8 @@ StenoError
 │   ├── NotMedia                     bytes that no decoder understands
 │   ├── NoAudio                      media without an audio track
 │   ├── NoSamples                    an audio track without a single valid sample
-│   └── RecordingTooLong
+│   ├── RecordingTooLong
+│   └── InputChanged                 written to while it was read (transient)
 ├── ModelError              exit 4   weights are missing, damaged or do not fit
 │   ├── ModelNotPulled
 │   ├── ModelDamaged
@@ -20,13 +21,17 @@ StenoError
 ├── EngineError             exit 5   an inference engine is missing or failed
 │   ├── EngineMissing
 │   └── EngineFailed                 (transient)
-└── OutputError             exit 6   a result could not be written
-    ├── OutputUnwritable
-    └── StorageFull                  (transient)
+├── OutputError             exit 6   a result could not be written
+│   ├── OutputUnwritable
+│   └── StorageFull                  (transient)
+└── Defect                  exit 1   a fault of Stenopool itself
 
 The same code stands in the error record of a failed file and in machine-readable output; the exit
-status of a command follows from the class. `transient` says whether trying again unchanged can help.
+status of a command follows from the class. `transient` says whether trying again unchanged can
+help.
 """
+
+# ruff: noqa: N818  the names say what happened; `Error` ends those that only group
 
 from __future__ import annotations
 
@@ -134,6 +139,13 @@ class RecordingTooLong(InputError):
     code = "recording_too_long"
 
 
+class InputChanged(InputError):
+    """The recording was written to while it was read: most likely it is still being copied."""
+
+    code = "input_changed"
+    transient = True
+
+
 class ModelError(StenoError):
     """Weights are missing, damaged or do not fit the engine."""
 
@@ -198,3 +210,9 @@ class StorageFull(OutputError):
 
     code = "storage_full"
     transient = True
+
+
+class Defect(StenoError):
+    """A fault of Stenopool itself; what raised it is its `__cause__`."""
+
+    code = "defect"

@@ -27,8 +27,8 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     """Threads of the inference engine; 0 means one for each core that this process may use."""
 
-    max_hours: float = Field(default=48.0, gt=0)
-    """Recordings that decode to more than this are refused, so that a small file cannot run for ever."""
+    max_hours: float = Field(default=48.0, gt=0, allow_inf_nan=False)
+    """Recordings that decode to more are refused, so that a small file cannot run for ever."""
 
 
 @cache

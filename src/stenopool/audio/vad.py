@@ -1,0 +1,204 @@
+"""Voice activity detection with Silero VAD (Silero Team 2021, version 6, ONNX), as a stream.
+
+The network gives a speech probability for each frame of 32 ms. The sequence export of the model
+takes hundreds of frames in one call, which makes it several hundred times faster than real time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stenopool.audio import SAMPLE_RATE, Samples
+
+FRAME_SAMPLES = 512  # 32 ms
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
+CONTEXT_SAMPLES = 64  # the model sees this much of the previous frame
+CALL_FRAMES = 256  # frames in one call of the network: 8.2 s
+
+QUIET_PEAK = 0.05  # recordings that stay below this are brought up to it for the detector
+LARGEST_GAIN = 1000.0  # +60 dB: anything quieter is below the last bit of 16-bit audio
+PEAK_DECAY = 0.8  # of the remembered peak, for each call
+BANG_FRAMES = 3  # a bang or click this short says nothing about how loud the speech is
+LATE = 2 / 3  # speech without a pause is cut in its part after this share of the longest span
+
+
+@dataclass(frozen=True, slots=True)
+class VadOptions:
+    """When a run of frames counts as speech.
+
+    Attributes:
+        onset: probability at which speech begins, in (0, 1).
+        hysteresis: speech may end where the probability is this much below `onset`.
+        min_silence: seconds of silence that end a span.
+        min_speech: spans with fewer seconds are dropped.
+    """
+
+    onset: float = 0.5
+    hysteresis: float = 0.15
+    min_silence: float = 0.16
+    min_speech: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceSpan:
+    """Speech from sample `start` up to, not including, sample `end` of the recording."""
+
+    start: int
+    end: int
+
+
+class SpeechDetector:
+    """Speech probabilities of a stream of blocks. Safe to use from several threads.
+
+    Args:
+        model: path of the sequence ONNX export.
+    """
+
+    def __init__(self, model: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False  # the arena would keep the largest call's memory
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(model), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+
+    def probabilities(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        """Yield (frames,) float32 in [0, 1], one for each 512 samples; the last may be partial."""
+        state = _State()
+        for samples in _regrouped(blocks, CALL_FRAMES * FRAME_SAMPLES):
+            yield self._run(samples, state)
+
+    def _run(self, samples: Samples, state: _State) -> Samples:
+        frames = -(-len(samples) // FRAME_SAMPLES)
+        padded = np.zeros(CONTEXT_SAMPLES + frames * FRAME_SAMPLES, dtype=np.float32)
+        padded[:CONTEXT_SAMPLES] = state.context
+        levelled = np.clip(samples * state.gain(samples), -1.0, 1.0)
+        padded[CONTEXT_SAMPLES : CONTEXT_SAMPLES + len(samples)] = levelled
+        state.context = padded[-CONTEXT_SAMPLES:].copy()
+        windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES + FRAME_SAMPLES)
+        probabilities, state.hidden, state.cell = self._session.run(
+            ["speech_probs", "hn", "cn"],
+            {
+                "input": np.ascontiguousarray(windows[::FRAME_SAMPLES]),  # (frames, 576)
+                "h": state.hidden,
+                "c": state.cell,
+            },
+        )
+        return np.asarray(probabilities, dtype=np.float32).reshape(-1)
+
+
+class _State:
+    """What the detector remembers from one call to the next."""
+
+    def __init__(self) -> None:
+        self.hidden: NDArray[np.float32] = np.zeros((1, 1, 128), dtype=np.float32)
+        self.cell: NDArray[np.float32] = np.zeros((1, 1, 128), dtype=np.float32)
+        self.context: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
+        self._peak = 0.0
+
+    def gain(self, samples: Samples) -> np.float32:
+        """1 for ordinary levels; more for recordings so quiet that the network would miss them."""
+        starts = np.arange(0, len(samples), FRAME_SAMPLES)
+        peaks = np.sort(np.maximum.reduceat(np.abs(samples), starts))  # (frames,)
+        peak = float(peaks[-min(BANG_FRAMES + 1, len(peaks))])
+        self._peak = max(peak, self._peak * PEAK_DECAY)
+        if self._peak >= QUIET_PEAK or self._peak == 0.0:
+            return np.float32(1.0)
+        return np.float32(min(QUIET_PEAK / self._peak, LARGEST_GAIN))
+
+
+def spans(
+    probabilities: Iterable[Samples], options: VadOptions, *, longest: int
+) -> Iterator[tuple[VoiceSpan | None, int]]:
+    """Spans of speech as they close, and how far the stream is decided.
+
+    Args:
+        probabilities: chunks of (frames,) from `SpeechDetector.probabilities`.
+        longest: frames; a longer span is cut where its probability is lowest.
+
+    Yields:
+        `(span, decided)`: a closed span, or `None` at the end of a chunk, and the sample before
+        which no later span can begin.
+    """
+    tracker = _Tracker(options, longest)
+    for chunk in probabilities:
+        for probability in chunk.tolist():
+            span = tracker.step(probability)
+            if span is not None:
+                yield span, span.end
+        yield None, tracker.decided * FRAME_SAMPLES
+    last = tracker.close()
+    if last is not None:
+        yield last, last.end
+
+
+class _Tracker:
+    """Hysteresis over frame probabilities. Positions are frames."""
+
+    def __init__(self, options: VadOptions, longest: int) -> None:
+        self._options = options
+        self._longest = longest
+        self._patience = max(1, round(options.min_silence / FRAME_SECONDS))
+        self._frame = 0  # the next one to come
+        self._open: list[float] = []  # probabilities of the open span
+        self._silent = 0  # frames at the end of the open span that are silent
+
+    @property
+    def decided(self) -> int:
+        return self._frame - len(self._open)
+
+    def step(self, probability: float) -> VoiceSpan | None:
+        """Take the next frame; returns the span that it closes."""
+        self._frame += 1
+        if not self._open and probability < self._options.onset:
+            return None
+        self._open.append(probability)
+        if probability >= self._options.onset:
+            self._silent = 0
+        elif self._silent or probability < self._options.onset - self._options.hysteresis:
+            self._silent += 1
+        if self._silent >= self._patience:
+            return self.close()
+        if len(self._open) >= self._longest:
+            return self._cut()
+        return None
+
+    def close(self) -> VoiceSpan | None:
+        """End the open span; `None` when there is none or it is too short."""
+        start = self.decided
+        end = self._frame - self._silent
+        self._open, self._silent = [], 0
+        if end <= start or (end - start) * FRAME_SECONDS < self._options.min_speech:
+            return None
+        return VoiceSpan(start * FRAME_SAMPLES, end * FRAME_SAMPLES)
+
+    def _cut(self) -> VoiceSpan:
+        start = self.decided
+        first = max(1, int(self._longest * LATE))
+        at = first + int(np.argmin(self._open[first:]))
+        self._open = self._open[at:]
+        self._silent = min(self._silent, len(self._open))
+        return VoiceSpan(start * FRAME_SAMPLES, (start + at) * FRAME_SAMPLES)
+
+
+def _regrouped(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
+    """The same samples in arrays of `size`, the last one shorter."""
+    held: list[Samples] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        while count >= size:
+            joined = np.concatenate(held)
+            yield joined[:size]
+            held, count = [joined[size:]], count - size
+    if count:
+        yield np.concatenate(held)
