@@ -9,7 +9,7 @@ from stenopool.transcript import Transcript
 from stenopool.writers.plain import json_document, tsv, txt
 from stenopool.writers.subtitles import srt, vtt
 
-__all__ = ["FORMATS", "render"]
+__all__ = ["FORMATS", "check_format", "render"]
 
 _WRITERS: dict[str, Callable[[Transcript], str]] = {
     "txt": txt,
@@ -35,11 +35,17 @@ def render(transcript: Transcript, format: str) -> str:
         UnknownName: no such format.
         ValueError: a number to be written is not finite: no document could be right.
     """
-    writer = _WRITERS.get(format)
-    if writer is None:
-        raise UnknownName(
-            f"no such output format: `{format}`",
-            do="choose one of " + ", ".join(f"`{known}`" for known in FORMATS),
-        )
+    check_format(format)
     # A lone surrogate has no UTF-8 form and would fail only later, when the file is written.
-    return writer(transcript).encode("utf-8", "replace").decode()
+    return _WRITERS[format](transcript).encode("utf-8", "replace").decode()
+
+
+def check_format(name: str) -> None:
+    """Refuse a format that is not there, before any work is done.
+
+    Raises:
+        UnknownName: it is not one of `FORMATS`.
+    """
+    if name not in FORMATS:
+        choices = ", ".join(f"`{known}`" for known in FORMATS)
+        raise UnknownName(f"no such output format: `{name}`", do=f"Choose one of {choices}")

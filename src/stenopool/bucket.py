@@ -1,0 +1,292 @@
+"""A bucket: named files under one root. In this release a local folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from stenopool.errors import (
+    InputNotAFile,
+    InputUnreadable,
+    OutputUnwritable,
+    StenoError,
+    UsageError,
+)
+from stenopool.files import output_error, write_whole
+
+Key: TypeAlias = str
+"""POSIX name relative to the root; bytes that are not UTF-8 stand as surrogates (`os.fsdecode`)."""
+
+LOCK_NAME = ".stenopool.lock"
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is written to or replaced: bytes, nanoseconds since 1970, inode."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A local folder whose files are addressed by keys; no symbolic link below it is followed.
+
+    Plain file system calls instead of obstore's `LocalStore`: measured, one name with a newline
+    aborts its whole listing, and it cannot hold names of 255 bytes.
+    """
+
+    root: Path
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """The bucket at a folder's path or `file:///` URL.
+
+        Raises:
+            UsageError: another scheme, or no such folder.
+        """
+        root = Path(_folder_of(url))
+        if not root.is_dir():
+            raise UsageError(
+                f"no such folder: `{root}`", do="Create it, or name the folder that is the bucket"
+            )
+        return cls(root.resolve())
+
+    def path(self, key: Key) -> Path:
+        """Where a key is on this machine.
+
+        Raises:
+            UsageError: the key is empty, absolute, or has `.`, `..`, an empty part or a NUL.
+            OutputUnwritable: a symbolic link stands on the way or at the end.
+        """
+        parts = key.split("/")
+        if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
+            raise UsageError(
+                f"not a key: `{key}`", do="Use a relative name without `.`, `..` and empty parts"
+            )
+        self._refuse_links(parts)
+        return self.root.joinpath(*parts)
+
+    def keys(
+        self, prefix: str, refused: Callable[[Key, StenoError], None] | None = None
+    ) -> Iterator[Key]:
+        """The files below a folder, in byte order in each folder; one folder is read at a time.
+
+        Args:
+            prefix: the folder, with or without a final `/`; nothing is found when it is missing.
+            refused: is told of each symbolic link, special file and unreadable folder, which are
+                passed over.
+        """
+        pending = [(prefix.rstrip("/"), True)]
+        while pending:
+            key, is_folder = pending.pop()
+            if not is_folder:
+                yield key
+                continue
+            try:
+                pending.extend(self._entries(key, refused))
+            except StenoError as error:
+                if refused:
+                    refused(key, error)
+
+    def folders(self, prefix: str) -> list[Key]:
+        """The folders directly in a folder, in byte order."""
+        return [key for key, is_folder in self._entries(prefix.rstrip("/"), None) if is_folder][
+            ::-1
+        ]
+
+    def stamp(self, key: Key) -> Stamp | None:
+        """The state of a file; None when there is no plain file of this name."""
+        try:
+            state = self.path(key).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(key, error) from error
+        if not stat.S_ISREG(state.st_mode):
+            return None
+        return Stamp(state.st_size, state.st_mtime_ns, state.st_ino)
+
+    def read(self, key: Key) -> bytes | None:
+        """The content of a file; None when there is none of this name.
+
+        Raises:
+            InputUnreadable: it exists but may not be read.
+        """
+        try:
+            return self.path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(key, error) from error
+
+    def write(self, key: Key, data: bytes | str) -> None:
+        """Write a file whole, with the folders that it needs.
+
+        Raises:
+            OutputError: it could not be written; nothing is left of the attempt.
+        """
+        path = self.path(key)
+        self.make_folder(key.rpartition("/")[0])
+        write_whole(path, data)
+
+    def move(self, source: Key, target: Key) -> None:
+        """Rename a file in one step; an older file of the target's name is replaced.
+
+        Raises:
+            OutputError: it could not be moved and is still at `source`.
+        """
+        old, new = self.path(source), self.path(target)
+        self.make_folder(target.rpartition("/")[0])
+        try:
+            old.replace(new)
+        except OSError as error:
+            raise output_error(new, error) from error
+
+    def delete(self, key: Key) -> None:
+        """Remove a file; one that is not there is no error.
+
+        Raises:
+            OutputError: it could not be removed.
+        """
+        path = self.path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return  # a parent is a file, so there is nothing of this name
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def make_folder(self, key: Key) -> Path:
+        """Make a folder that can be written to, with its parents; "" is the root itself.
+
+        Raises:
+            OutputError: it could not be made, or this user may not write there.
+        """
+        path = self.path(key) if key else self.root
+        try:
+            # `mkdir(parents=True)` recurses, and fails on folders some hundred levels deep.
+            missing, place = [], path
+            while not place.is_dir():
+                missing.append(place)
+                place = place.parent
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise output_error(path, error) from error
+        return path
+
+    def prune(self, prefix: str) -> None:
+        """Remove a folder and the folders below it, as far as they hold no file."""
+        top = self.path(prefix.rstrip("/"))
+        for folder, _, _ in os.walk(top, topdown=False):
+            try:
+                Path(folder).rmdir()
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                    raise output_error(Path(folder), error) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the bucket for one run; the kernel lets go of it when the process ends.
+
+        Raises:
+            UsageError: another run holds it.
+            OutputError: the lock file could not be made.
+        """
+        path = self.path(LOCK_NAME)
+        try:
+            # The file stays: removing it would let two runs lock two files of the same name.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise output_error(path, error) from error
+        try:
+            self._take(descriptor, path)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _take(self, descriptor: int, path: Path) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another run is working on the bucket `{self.root}`",
+                do="Wait until it has ended, or stop it, then run again",
+            ) from error
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def _refuse_links(self, parts: list[str]) -> None:
+        location = str(self.root)
+        for part in parts:
+            location = f"{location}/{part}"
+            try:
+                mode = os.lstat(location).st_mode
+            except OSError:
+                return  # nothing there to be a link; the operation itself says what is wrong
+            if stat.S_ISLNK(mode):
+                raise OutputUnwritable(
+                    f"`{location}` is a symbolic link",
+                    do="Put the real file or folder in the place of the link",
+                )
+
+    def _entries(
+        self, folder: Key, refused: Callable[[Key, StenoError], None] | None
+    ) -> list[tuple[Key, bool]]:
+        """What is in one folder, last first; True marks folders."""
+        try:
+            with os.scandir(self.path(folder)) as listing:
+                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name), reverse=True)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        found: list[tuple[Key, bool]] = []
+        for entry in entries:
+            key = f"{folder}/{entry.name}"
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder or entry.is_file(follow_symlinks=False):
+                found.append((key, is_folder))
+            elif refused:
+                refused(key, _not_plain(key))
+        return found
+
+
+def _folder_of(url: str) -> str:
+    match = _SCHEME.match(url)
+    if match is None:
+        return url
+    scheme, rest = match.groups()
+    host, slash, path = rest.partition("/")
+    if scheme.lower() != "file" or host not in {"", "localhost"} or not slash:
+        raise UsageError(
+            f"not a folder: `{url}`",
+            do="Name a folder or a `file:///` URL; only folders are supported in this release",
+        )
+    return "/" + os.fsdecode(unquote_to_bytes(os.fsencode(path)))
+
+
+def _not_plain(key: Key) -> InputNotAFile:
+    return InputNotAFile(
+        f"`{key}` is a symbolic link or a special file and was passed over",
+        do="Put the recording itself there, or remove it",
+    )
+
+
+def _unreadable(key: Key, error: OSError) -> InputUnreadable:
+    reason = error.strerror or type(error).__name__
+    return InputUnreadable(f"cannot read `{key}`: {reason}", do="Give this user permission to read")

@@ -1,0 +1,85 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from stenopool.errors import OutputError, OutputUnwritable, StorageFull
+
+TEMPORARY_PREFIX = ".stenopool-"
+
+# EFBIG is what a file size limit (`ulimit -f`) reports: no more room for this user, like a quota.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_HINTS: Mapping[int, str] = MappingProxyType(
+    {
+        errno.EACCES: "Give this user write permission there, or choose another folder",
+        errno.EPERM: "Give this user write permission there, or choose another folder",
+        errno.EROFS: "The file system is read-only: choose another folder or mount it for writing",
+        errno.ENOENT: "Create the folder first",
+        errno.ENOTDIR: "A file stands where a folder is needed: move that file away",
+        errno.EEXIST: "A file stands where a folder is needed: move that file away",
+        errno.EISDIR: "A folder stands where a file is needed: move that folder away",
+        errno.ENAMETOOLONG: "Use a shorter file name or a less deep folder",
+        errno.ELOOP: "Replace the circular symbolic links by a real folder",
+        errno.EXDEV: "Keep all folders of the bucket on one file system",
+    }
+)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file so that readers see the old content or the whole new one, never a part.
+
+    Args:
+        path: the target; its folder exists. An existing file is replaced.
+        data: the content; a `str` is encoded as UTF-8.
+
+    Raises:
+        StorageFull: no space, quota or permitted file size is left.
+        OutputUnwritable: the target may not be written for another reason.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    # Not derived from the target's name, which may already have the longest length there is.
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
+    try:
+        _refuse_what_is_not_a_file(path)
+        _write_and_replace(temporary, path, content)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error to raise when the operating system refused to write `path`."""
+    reason = error.strerror or type(error).__name__
+    what = f"cannot write `{path}`: {reason}"
+    if error.errno in _FULL:
+        return StorageFull(what, do="Free some space or raise the quota, then run again")
+    hint = _HINTS.get(error.errno or 0, "Check the folder and its disk, then run again")
+    return OutputUnwritable(what, do=hint)
+
+
+def _refuse_what_is_not_a_file(path: Path) -> None:
+    """Replacing would otherwise put a plain file in the place of a device or a pipe."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket")
+
+
+def _write_and_replace(temporary: Path, path: Path, content: bytes) -> None:
+    # 0o666 lets the user's umask decide, as for any file; `tempfile` would make it private.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
