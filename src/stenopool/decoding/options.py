@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from math import inf
+from numbers import Integral, Real
 from typing import Self
 
 from stenopool.decoding.languages import AUTO, language_code
@@ -18,6 +21,21 @@ _ONLY = {
     "chunk_seconds": (CHUNKED,),
     "batch_size": (PACKED, CHUNKED),
 }
+
+# Lowest and highest value of each number. An infinite threshold switches its test off.
+_RANGES = {
+    "beam_size": (1, 32),
+    "batch_size": (1, 64),
+    "chunk_seconds": (5, 30),
+    "language_threshold": (0, 1),
+    "compression_ratio_threshold": (0, inf),
+    "logprob_threshold": (-inf, 0),
+    "no_speech_threshold": (0, 1),
+    "vad_threshold": (0.01, 0.99),
+    "audio_track": (0, 1000),
+}
+_WHOLE = frozenset({"beam_size", "batch_size", "audio_track"})
+_MAY_BE_NONE = frozenset({"batch_size", "chunk_seconds", "audio_track"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +83,15 @@ class Options:
     audio_track: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "language", language_code(self.language))
+        object.__setattr__(self, "language", language_code(str(self.language)))
+        object.__setattr__(self, "temperatures", _temperatures(self.temperatures))
         _one_of("task", self.task, TASKS)
         _one_of("algorithm", self.algorithm, (AUTO, *ALGORITHMS))
-        _within("beam_size", self.beam_size, 1, 32)
-        _within("batch_size", self.batch_size, 1, 64)
-        _within("chunk_seconds", self.chunk_seconds, 5, 30)
-        _within("vad_threshold", self.vad_threshold, 0.01, 0.99)
-        _within("language_threshold", self.language_threshold, 0, 1)
-        _within("audio_track", self.audio_track, 0, 1000)
-        if not self.temperatures or not all(0 <= t <= 2 for t in self.temperatures):
-            raise UsageError("`temperatures` holds one or more numbers", do="Give 0 to 2 each")
+        for name, (low, high) in _RANGES.items():
+            _within(name, getattr(self, name), low, high)
+        for name in ("initial_prompt", "hotwords"):
+            if not isinstance(getattr(self, name), str):
+                raise UsageError(f"`{name}` is not text", do="Give a string; empty is none")
 
     @classmethod
     def of(cls, **given: object) -> Self:
@@ -135,8 +151,23 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UnknownName(f"unknown {name}: `{value}`", do=f"Use one of: {', '.join(allowed)}")
 
 
-def _within(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
+def _within(name: str, value: object, low: float, high: float) -> None:
+    if value is None and name in _MAY_BE_NONE:
+        return
+    kind = Integral if name in _WHOLE else Real
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = "a whole number" if name in _WHOLE else "a number"
+        raise UsageError(f"`{name}` is `{value}`, not {wanted}", do=f"Give {low:g} to {high:g}")
+    if not low <= float(value) <= high:  # type: ignore[arg-type]
         raise UsageError(
             f"`{name}` is {value}, outside {low:g} to {high:g}", do="Give a value in that range"
         )
+
+
+def _temperatures(given: object) -> tuple[float, ...]:
+    values = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not values:
+        raise UsageError("`temperatures` is empty", do="Give one or more numbers, 0 to 2 each")
+    for value in values:
+        _within("temperatures", value, 0, 2)
+    return values

@@ -12,6 +12,7 @@ from stenopool.engines.base import Alignment
 from stenopool.transcript import Word
 
 SHORTEST_WORD = 0.02  # seconds: one position of the encoder
+LEAD = 0.05  # seconds before speech is heard: a cut at a word's start must not clip its consonant
 SLOW_WORD = 1.0  # seconds that any word may take, and more by its length
 SLOW_LETTER = 0.1
 SLOW_DIGIT = 0.5  # `1945` is four words
@@ -78,7 +79,8 @@ def _in_speech(start: float, end: float, window: Window) -> tuple[float, float]:
         if overlap > most:
             best, most = index, overlap
     piece, offset = window.pieces[best], window.offsets[best]
-    low, high = piece.voice_start, piece.voice_end
+    low = max(piece.start, piece.voice_start - LEAD * SAMPLE_RATE)
+    high = piece.voice_end
     begin = min(max(piece.start + first - offset, low), high - SHORTEST_WORD * SAMPLE_RATE)
     finish = min(max(piece.start + after - offset, begin + SHORTEST_WORD * SAMPLE_RATE), high)
     return max(begin, low) / SAMPLE_RATE, max(finish, low) / SAMPLE_RATE

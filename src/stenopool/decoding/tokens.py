@@ -8,7 +8,7 @@ from pathlib import Path
 import tokenizers
 
 from stenopool.decoding.languages import WITHOUT_SPACES
-from stenopool.errors import ModelDamaged, UsageError
+from stenopool.errors import ModelDamaged, UnsupportedOption, UsageError
 
 CONTEXT_TOKENS = 448  # of the decoder: prompt and text together
 PREVIOUS_TOKENS = CONTEXT_TOKENS // 2 - 1  # that a prompt may take of it, as in the paper's code
@@ -50,10 +50,20 @@ class Vocabulary:
         return int(number)
 
     def head(self, language: str | None, task: str) -> list[int]:
-        """Start of transcript, and for multilingual models language and task."""
+        """Start of transcript, and for multilingual models language and task.
+
+        Raises:
+            UnsupportedOption: the model has no token for this language.
+        """
         if language is None:
             return [self.start]
-        return [self.start, self._special(f"<|{language}|>"), self._special(f"<|{task}|>")]
+        spoken = self._tokenizer.token_to_id(f"<|{language}|>")
+        if spoken is None:
+            raise UnsupportedOption(
+                f"this model does not know the language `{language}`",
+                do="Choose a model of the large-v3 family",
+            )
+        return [self.start, int(spoken), self._special(f"<|{task}|>")]
 
     def context(self, hotwords: str, prompt: str) -> list[int]:
         """Tokens that every window is told came before it.
