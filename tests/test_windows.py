@@ -140,6 +140,14 @@ def test_halves_part_between_the_pieces_nearest_to_the_middle() -> None:
     assert (first.pieces, second.pieces) == (pieces[:2], pieces[2:])
 
 
+def test_single_piece_is_parted_where_it_is_quietest() -> None:
+    loud = np.full(10 * SAMPLE_RATE, 0.5, dtype=np.float32)
+    loud[6 * SAMPLE_RATE : 6 * SAMPLE_RATE + 3200] = 0.0  # 0.2 s of silence, right of the middle
+    whole = Piece(loud, 0, len(loud), 0, len(loud))
+    first, _ = Window((whole,)).halves()
+    assert 6 * SAMPLE_RATE <= first.length <= 6 * SAMPLE_RATE + 3200
+
+
 @given(piece_lists())
 def test_joining_pieces_one_by_one_gives_the_window_of_all(pieces: list[Piece]) -> None:
     window: Window | None = None

@@ -12,6 +12,7 @@ from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.audio.vad import FRAME_SAMPLES, SpeechDetector, VadOptions, VoiceSpan, spans
 
 PAD_SAMPLES = round(0.2 * SAMPLE_RATE)  # kept on either side of speech, so that no onset is lost
+QUIET_FRAME_SAMPLES = round(0.1 * SAMPLE_RATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class Window:
     def halves(self) -> tuple[Window, Window]:
         """Two windows, parted between the pieces nearest to the middle, or inside the only one."""
         if len(self.pieces) == 1:
-            first, second = self.pieces[0].split(self.length // 2)
+            first, second = self.pieces[0].split(_quiet_middle(self.samples))
             return Window((first,)), Window((second,))
         middle = self.length / 2
         inner = range(1, len(self.pieces))
@@ -210,6 +211,17 @@ class _Tape:
         samples = self._held[start - self._first : end - self._first].copy()
         voice_end = min(span.end, end)
         return Piece(samples, start, end, min(max(span.start, start), voice_end), voice_end)
+
+
+def _quiet_middle(samples: Samples) -> int:
+    """The quietest place in the middle half, so that hardly a word is cut in two."""
+    quarter = len(samples) // 4
+    frames = (len(samples) - 2 * quarter) // QUIET_FRAME_SAMPLES
+    if frames < 1:
+        return len(samples) // 2
+    middle = samples[quarter : quarter + frames * QUIET_FRAME_SAMPLES]
+    power = np.square(middle).reshape(frames, QUIET_FRAME_SAMPLES).sum(axis=1)
+    return quarter + int(power.argmin()) * QUIET_FRAME_SAMPLES + QUIET_FRAME_SAMPLES // 2
 
 
 def joined(first: Window | None, piece: Piece) -> Window:
