@@ -17,6 +17,7 @@ from stenopool.audio.vad import (
     CALL_FRAMES,
     FRAME_SAMPLES,
     FRAME_SECONDS,
+    REST_FRAMES,
     SpeechDetector,
     VadOptions,
     VoiceSpan,
@@ -198,6 +199,18 @@ def test_speech_after_a_loud_bang_is_recognised(detector: SpeechDetector, speech
     quiet = speech * np.float32(0.003)
     quiet[:500] = 1.0
     assert speech_share(detector, quiet) > 0.6
+
+
+def test_recording_is_heard_as_if_a_second_of_silence_came_first(
+    detector: SpeechDetector, speech: Samples
+) -> None:
+    word = speech[20_000:28_000]
+    silence = np.zeros(REST_FRAMES * FRAME_SAMPLES, dtype=np.float32)
+    alone = np.concatenate(list(detector.probabilities([word])))
+    after_silence = np.concatenate(list(detector.probabilities([silence, word])))
+    assert 0.9 < REST_FRAMES * FRAME_SAMPLES / SAMPLE_RATE < 1.1
+    # Not all the same: before silence there is again the second that every recording gets.
+    np.testing.assert_allclose(alone, after_silence[REST_FRAMES:], atol=0.05)
 
 
 NOT_SPEECH = {
