@@ -11,7 +11,7 @@ Nothing heavy is imported before it is used: `import stenopool` loads no engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,12 @@ def stream(
     """The segments of one recording, each as soon as it is ready. Arguments as for `transcribe`."""
     from stenopool.decoding.options import Options
 
-    return iter(_transcriber(str(model)).begin(path, Options.of(**options)))
+    return _each(_transcriber(str(model)).begin(path, Options.of(**options)))
+
+
+def _each(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """A generator of its own, so that leaving a loop closes the recording at once."""
+    yield from segments
 
 
 @lru_cache(maxsize=1)
@@ -83,6 +88,10 @@ def _transcriber(model: str) -> Transcriber:
     from stenopool.decoding.transcriber import Transcriber
 
     return Transcriber(model)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> object:

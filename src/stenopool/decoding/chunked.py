@@ -61,23 +61,31 @@ def overlapping(pieces: Iterable[Piece], length: int) -> Iterator[Window]:
     """Windows of `length` samples (the last one shorter), each beginning in the one before."""
     step = (length - round(length * OVERLAP)) / SAMPLE_RATE
     window: Window | None = None
-    fresh = False  # whether the window holds sound that none before it had
     for piece in pieces:
-        window, fresh = joined(window, piece), True
+        window = joined(window, piece)
         while window is not None and window.length > length:
             yield window.up_to(length)
-            fresh = window.length - length > 0
             window = window.from_time(step)
-    if window is not None and fresh:
+    if window is not None:
         yield window
 
 
 def parted(left: Reading, right: Reading) -> tuple[Reading, Reading]:
     """The same readings, with the words that both have kept in one only."""
+    left = _credited(left, right)
     if not left.words or not right.words or right.words[0].start >= left.words[-1].end:
         return left, right
     keep, skip = _joint(left.words, right.words)
     return replace(left, words=left.words[:keep]), replace(right, words=right.words[skip:])
+
+
+def _credited(left: Reading, right: Reading) -> Reading:
+    """The left one, without counting as dropped what it left out at its end and the right has."""
+    if not right.words:
+        return left
+    since = max(left.words[-1].end if left.words else 0.0, right.words[0].start)
+    heard = max(0.0, min(left.end, right.words[-1].end) - since)
+    return replace(left, dropped_seconds=max(0.0, left.dropped_seconds - heard))
 
 
 def _joint(left: tuple[Word, ...], right: tuple[Word, ...]) -> tuple[int, int]:

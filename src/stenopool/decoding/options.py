@@ -158,7 +158,7 @@ def _within(name: str, value: object, low: float, high: float) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "a whole number" if name in _WHOLE else "a number"
         raise UsageError(f"`{name}` is `{value}`, not {wanted}", do=f"Give {low:g} to {high:g}")
-    if not low <= float(value) <= high:  # type: ignore[arg-type]
+    if not low <= float(value) <= high:
         raise UsageError(
             f"`{name}` is {value}, outside {low:g} to {high:g}", do="Give a value in that range"
         )

@@ -212,7 +212,7 @@ class Recogniser:
 
     def _timed(self, decoded: Decoded, text: Sequence[int], alignment: Alignment) -> Timed:
         window = decoded.window
-        if not decoded.text:
+        if not decoded.text or not text:  # cut off at a timestamp, a text may keep no token
             return Timed(decoded, (), 0, window, window.speech_seconds)
         words = placed_words(self.vocabulary.words(text, self._text_language), alignment)
         starts = [word.start for word in words[1:]]

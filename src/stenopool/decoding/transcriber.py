@@ -16,6 +16,7 @@ from stenopool.audio.vad import SpeechDetector, VadOptions
 from stenopool.audio.windows import Piece, packed, speech_pieces
 from stenopool.decoding.chunked import chunked_readings
 from stenopool.decoding.language import DETECTION_WINDOWS, Language, detected
+from stenopool.decoding.languages import AUTO
 from stenopool.decoding.options import CHUNKED, PACKED, SEQUENTIAL, Options
 from stenopool.decoding.packed import packed_readings
 from stenopool.decoding.quality import LANGUAGE_UNCERTAIN, NO_SPEECH, SPEECH_DROPPED
@@ -114,8 +115,10 @@ class Transcriber:
             chunk_seconds=entry.chunk_seconds if entry else None,
             multilingual=self.engine.multilingual,
         )
-        # Fails here, before any work, where a prompt is too long.
+        # Fail here, before any work, where a prompt is too long or a language unknown.
         self.vocabulary.context(resolved.hotwords, resolved.initial_prompt)
+        if self.engine.multilingual and resolved.language != AUTO:
+            self.vocabulary.head(resolved.language, resolved.task)
         if _unsuited(resolved.algorithm, suited):
             warnings.warn(
                 f"`{self.model.name}` was made for the {suited} algorithm; {resolved.algorithm} "
@@ -147,6 +150,7 @@ class Transcription:
         self._segments: list[Segment] = []
         self._speech = 0.0  # seconds
         self._dropped = 0.0  # seconds
+        self._passage_lost = False
         self._duration = 0.0  # seconds
         self._flags = transcriber.flags_of(options)
         self._wall = 0.0  # seconds
@@ -215,6 +219,8 @@ class Transcription:
 
     def _readings(self, pieces: Iterable[Piece]) -> Iterator[Reading]:
         transcriber = self._transcriber
+        if transcriber.engine.multilingual and not self._language.known:
+            return iter(())  # nobody spoke
         recogniser = Recogniser(
             transcriber.engine, transcriber.vocabulary, self._options, self._language.code
         )
@@ -230,13 +236,15 @@ class Transcription:
     ) -> Iterator[Reading]:
         for reading in readings:
             self._dropped += reading.dropped_seconds
+            # Many small remainders are no loss: a breath at the end of each window.
+            self._passage_lost |= reading.dropped_seconds >= HEARD_SECONDS
             yield reading
             self._progress(reading.end, recording.claimed_seconds)
 
     def _doubts(self) -> Iterator[str]:
         if not self._speech:
             yield NO_SPEECH
-        if self._dropped >= HEARD_SECONDS:
+        if self._passage_lost:
             yield SPEECH_DROPPED
         if self._speech and self._language.probability < self._options.language_threshold:
             yield LANGUAGE_UNCERTAIN
