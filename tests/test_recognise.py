@@ -251,6 +251,21 @@ def test_hole_in_the_middle_is_decoded_again_once(read: Read) -> None:
     assert engine.batches == [1, 1]
 
 
+def test_hole_at_the_beginning_is_decoded_again(read: Read) -> None:
+    readings, engine = read(window_of(ONCE), without(ONCE[:9]))
+    assert text_of(readings) == ONCE
+    assert engine.batches == [1, 2]
+
+
+def test_hole_at_the_beginning_that_stays_is_counted_as_dropped(read: Read) -> None:
+    def script(asked: Asked) -> str:
+        return " ".join(word for word in asked.words if word in ONCE[-4:])
+
+    readings, _ = read(window_of(ONCE), script)
+    assert text_of(readings) == ONCE[-4:]
+    assert dropped(readings) == pytest.approx(11.0, abs=1.5)
+
+
 def test_hole_at_the_end_is_decoded_again_once(read: Read) -> None:
     readings, engine = read(window_of(ONCE), without(ONCE[18:]))
     assert text_of(readings) == ONCE

@@ -43,8 +43,15 @@ def test_words_reach_from_their_first_token_to_the_next_word() -> None:
 
 
 def test_word_before_speech_that_was_passed_over_ends_in_time() -> None:
-    first, second = placed_words([(" hello", 1), (" you", 1)], alignment(1.0, 9.0, 9.4))
-    assert first.end == 2.5
+    words = [(" oh", 1), (" hello", 1), (" you", 1)]
+    _, before, after = placed_words(words, alignment(0.5, 1.0, 9.0, 9.4))
+    assert (before.start, before.end) == (1.0, 2.5)
+    assert after.start == 9.0
+
+
+def test_first_word_after_speech_that_was_passed_over_begins_in_time() -> None:
+    first, second = placed_words([(" hello", 1), (" you", 1)], alignment(0.0, 9.0, 9.4))
+    assert (first.start, first.end) == (7.5, 9.0)
     assert second.start == 9.0
 
 

@@ -8,11 +8,13 @@ written; 130 interrupted. With several recordings it is the highest of theirs.
 from __future__ import annotations
 
 import sys
+import warnings
+from functools import cache
 
 import typer
 
 from stenopool.cli import doctor, models, run, transcribe
-from stenopool.cli.console import complain
+from stenopool.cli.console import complain, say
 from stenopool.errors import StenoError
 
 INTERRUPTED = 130
@@ -48,9 +50,17 @@ def root(
 def main() -> None:
     """Run the command and exit with its status."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_where: _warn(str(message))
+            app()
     except StenoError as error:
         complain(error)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+@cache
+def _warn(message: str) -> None:
+    """Say it once: not for each recording, nor which line of the code noticed it."""
+    say(f"warning: {message}")

@@ -34,16 +34,17 @@ def printable(text: str) -> str:
 
 
 class ProgressBar:
-    """Seconds of audio done, of how many, and the time that is left; silent without a terminal."""
+    """Seconds of audio done, of how many, and the time that is left; silent without a terminal.
+
+    It is on the screen only from `begin` to `end`, so that what is written between recordings, also
+    to stdout, stands on lines of its own.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet or not sys.stderr.isatty()
+        self._silent = quiet or not sys.stderr.isatty()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
-        if not self._quiet:
-            self._bar = _bar()
-            self._bar.start()
         return self
 
     def __exit__(
@@ -52,28 +53,27 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        self.end()
 
     def begin(self, name: str) -> None:
-        """A new recording; the one before is no longer shown."""
-        if self._bar:
-            for task in self._bar.task_ids:
-                self._bar.remove_task(task)
+        """Show a new recording; the one before is no longer shown."""
+        self.end()
+        if not self._silent:
+            self._bar = _bar()
             self._bar.add_task(printable(name), total=None, audio="")
+            self._bar.start()
 
     def update(self, done: float, total: float | None) -> None:
         """Seconds that are done, and seconds that the recording claims to have."""
-        if self._bar and self._bar.task_ids:
+        if self._bar:
             of = f"{clock(done)} of {clock(total)}" if total else clock(done)
             self._bar.update(self._bar.task_ids[-1], completed=done, total=total, audio=of)
 
-    def say(self, message: str) -> None:
-        """A line on stderr above the bar."""
+    def end(self) -> None:
+        """Take the bar off the screen."""
         if self._bar:
-            self._bar.console.print(printable(message), markup=False, highlight=False)
-        else:
-            say(message)
+            self._bar.stop()
+            self._bar = None
 
 
 def _bar() -> Progress:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stenopool.cli.console import ProgressBar, clock
+from stenopool.cli.console import ProgressBar, clock, say
 from stenopool.cli.options import (
     DeviceName,
     EngineName,
@@ -64,7 +64,7 @@ def run(
         talk = _Talk(bar, quiet=quiet, json_lines=json_lines)
         summary = run_once(opened, transcribe, formats, talk)
         if not quiet:
-            bar.say(_summary(summary))
+            say(_summary(summary))
     if json_lines:
         emit_json({"summary": asdict(summary)})
     if summary.exit_status:
@@ -107,9 +107,10 @@ class _Talk:
         self._bar.update(done_seconds, total_seconds)
 
     def finished(self, result: FileResult) -> None:
+        self._bar.end()
         if result.error or not self._quiet:
             for line in _lines(result):
-                self._bar.say(line)
+                say(line)
         if self._json_lines:
             emit_json(_data(result))
 

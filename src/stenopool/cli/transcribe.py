@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stenopool.cli.console import ProgressBar, complain
+from stenopool.cli.console import ProgressBar, complain, say
 from stenopool.cli.options import (
     DeviceName,
     EngineName,
@@ -54,7 +54,7 @@ def transcribe(
     """Transcribe recordings; the text goes to stdout, or to files in a folder."""
     from stenopool.decoding.transcriber import Transcriber
 
-    target = Target(tuple(format or ["txt"]), output_dir, json_lines)
+    target = Target(tuple(format or ["txt"]), output_dir, json_lines, quiet)
     target.check(paths)
     with ProgressBar(quiet=quiet) as bar:
         transcriber = Transcriber(model, engine=engine, device=device, threads=threads)
@@ -71,6 +71,7 @@ class Target:
     formats: tuple[str, ...]
     folder: Path | None
     json_lines: bool
+    quiet: bool
 
     def check(self, paths: list[Path]) -> None:
         """Refuse what cannot work before any work is done.
@@ -104,6 +105,7 @@ class Target:
             OutputError: nothing of the file that failed is left.
         """
         from stenopool.files import write_whole
+        from stenopool.pipeline.keys import with_suffix
         from stenopool.writers import render
 
         documents = {name: render(transcript, name) for name in self.formats}
@@ -113,9 +115,11 @@ class Target:
             return []
         written = []
         for name, document in documents.items():
-            file = self.folder / f"{path.name}.{name}"
+            file = self.folder / with_suffix(path.name, f".{name}")
             write_whole(file, document)
             written.append(os.fsdecode(file))
+            if not self.quiet:
+                say(written[-1])
         return written
 
 
@@ -127,14 +131,14 @@ def _one(
     shown = os.fsdecode(path)
     try:
         transcript = transcriber.transcribe(path, options, progress=bar.update)
+        bar.end()
         files = target.write(path, transcript)
     except StenoError as error:
+        bar.end()
         complain(error)
         if target.json_lines:
             emit_json({"path": shown, "status": "failed", "error": error.record()})
         return error.exit_status
-    for file in files:
-        bar.say(file)
     if target.json_lines:
         result = {"path": shown, "status": "transcribed", "files": files}
         emit_json({**result, "transcript": transcript.to_dict()})
@@ -142,9 +146,23 @@ def _one(
 
 
 def emit(text: str) -> None:
-    """Text on stdout as UTF-8, whatever the locale."""
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    """Text on stdout as UTF-8, whatever the locale.
+
+    Raises:
+        OutputError: the file or disk behind stdout cannot take it.
+    """
+    from stenopool.files import output_error
+
+    # Past the buffer: what stays in it after a failure would fail again when Python exits.
+    stdout = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+    rest = text.encode()
+    try:
+        while rest:
+            rest = rest[stdout.write(rest) :]
+    except BrokenPipeError:
+        raise  # `| head` is no error
+    except OSError as error:
+        raise output_error(Path("stdout"), error) from error
 
 
 def emit_json(data: object) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from stenopool.decoding.quality import Figures
 from stenopool.transcript import Word
@@ -23,3 +24,18 @@ class Reading:
     figures: Figures
     dropped_seconds: float
     end: float
+
+
+def in_order(readings: Iterable[Reading]) -> Iterator[Reading]:
+    """The same readings, no word beginning before the one before it has ended.
+
+    Inside a reading that is so already; where two windows meet, both may claim a few milliseconds.
+    """
+    floor = 0.0
+    for reading in readings:
+        words = []
+        for word in reading.words:
+            start = max(word.start, floor)
+            floor = max(word.end, start)
+            words.append(replace(word, start=start, end=floor))
+        yield replace(reading, words=tuple(words))

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import log_mel
 from stenopool.audio.windows import Window
 from stenopool.decoding.options import Options
 from stenopool.decoding.quality import FAST, Figures, is_silence, judge
 from stenopool.decoding.readings import Reading
-from stenopool.decoding.timing import placed_words, timed_words
+from stenopool.decoding.timing import PlacedWord, placed_words, timed_words
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Alignment, Encoded, Engine, Hypothesis, Search
 from stenopool.transcript import Word
@@ -49,6 +51,7 @@ class Timed:
         before: how many of them come before that stretch.
         rest: the window from that stretch on; `None` where the words reach the end.
         unheard_seconds: length of that stretch.
+        skipped_seconds: speech before the first word.
     """
 
     decoded: Decoded
@@ -56,16 +59,17 @@ class Timed:
     before: int
     rest: Window | None
     unheard_seconds: float
+    skipped_seconds: float = 0.0
 
     def reading(self) -> Reading:
         """Everything, as it is."""
-        end = self.decoded.window.end
-        return Reading(self.words, self.decoded.figures, self.unheard_seconds, end)
+        dropped = self.skipped_seconds + self.unheard_seconds
+        return Reading(self.words, self.decoded.figures, dropped, self.decoded.window.end)
 
     def reading_before(self) -> Reading:
         """The words before the stretch that is left out."""
         words = self.words[: self.before]
-        return Reading(words, self.decoded.figures, 0.0, words[-1].end)
+        return Reading(words, self.decoded.figures, self.skipped_seconds, words[-1].end)
 
 
 class Recogniser:
@@ -106,7 +110,7 @@ class Recogniser:
         decoded = timed.decoded
         window = decoded.window
         final = attempt >= MOST_ATTEMPTS
-        if self.acceptable(decoded):
+        if self.acceptable(decoded) and (final or timed.skipped_seconds < UNHEARD_SECONDS):
             if timed.rest is None or timed.unheard_seconds < UNHEARD_SECONDS or final:
                 return [timed.reading()], ()
             return [timed.reading_before()], (timed.rest,)
@@ -215,14 +219,26 @@ class Recogniser:
         if not decoded.text or not text:  # cut off at a timestamp, a text may keep no token
             return Timed(decoded, (), 0, window, window.speech_seconds)
         words = placed_words(self.vocabulary.words(text, self._text_language), alignment)
-        starts = [word.start for word in words[1:]]
-        for number, (word, following) in enumerate(zip(words, starts, strict=False), start=1):
-            if following - word.end >= UNHEARD_SECONDS:
-                rest, unheard = window.from_time(word.end), following - word.end
-                return Timed(decoded, timed_words(words, window), number, rest, unheard)
-        rest = window.from_time(words[-1].end)
+        before = _words_before_hole(words)
+        rest = window.from_time(words[before - 1].end)
         unheard = rest.speech_seconds if rest else 0.0
-        return Timed(decoded, timed_words(words, window), len(words), rest, unheard)
+        if before < len(words):
+            unheard = words[before].start - words[before - 1].end
+        return Timed(
+            decoded,
+            timed_words(words, window),
+            before,
+            rest,
+            unheard,
+            skipped_seconds=window.up_to(round(words[0].start * SAMPLE_RATE)).speech_seconds,
+        )
+
+
+def _words_before_hole(words: Sequence[PlacedWord]) -> int:
+    """How many words come before the first stretch that they leave out."""
+    pairs = enumerate(pairwise(words), start=1)
+    holes = (n for n, (one, following) in pairs if following.start - one.end >= UNHEARD_SECONDS)
+    return next(holes, len(words))
 
 
 def _nothing(decoded: Decoded) -> Reading:

@@ -31,8 +31,9 @@ class PlacedWord:
 def placed_words(words: Sequence[tuple[str, int]], alignment: Alignment) -> list[PlacedWord]:
     """Words with times in the window, none longer than anybody speaks it.
 
-    Where the model passed over speech, the word before it is aligned to all of that speech; so the
-    end of a word is the start of the next one only where that is plausible.
+    Where the model passed over speech, the word before it is aligned to all of that speech, at the
+    beginning of a window the word after it; so a word ends where the next one starts only where
+    that is plausible.
 
     Args:
         words: text and number of tokens of each word, as `Vocabulary.words` gives them.
@@ -42,8 +43,11 @@ def placed_words(words: Sequence[tuple[str, int]], alignment: Alignment) -> list
     borders = [0, *accumulate(count for _, count in words)]
     for (text, _), first, after in zip(words, borders, borders[1:], strict=False):
         start, end = float(alignment.starts[first]), float(alignment.starts[after])
+        if first == 0 < len(words) - 1:
+            start = max(start, end - _longest(text))
+        end = min(end, start + _longest(text))
         probability = float(alignment.probabilities[first:after].mean())
-        placed.append(PlacedWord(text, start, min(end, start + _longest(text)), probability))
+        placed.append(PlacedWord(text, start, end, probability))
     return placed
 
 

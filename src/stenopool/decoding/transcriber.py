@@ -20,7 +20,7 @@ from stenopool.decoding.languages import AUTO
 from stenopool.decoding.options import CHUNKED, PACKED, SEQUENTIAL, Options
 from stenopool.decoding.packed import packed_readings
 from stenopool.decoding.quality import LANGUAGE_UNCERTAIN, NO_SPEECH, SPEECH_DROPPED
-from stenopool.decoding.readings import Reading
+from stenopool.decoding.readings import Reading, in_order
 from stenopool.decoding.recognise import HEARD_SECONDS, Recogniser
 from stenopool.decoding.sentences import segments
 from stenopool.decoding.sequential import sequential_readings
@@ -119,7 +119,7 @@ class Transcriber:
         self.vocabulary.context(resolved.hotwords, resolved.initial_prompt)
         if self.engine.multilingual and resolved.language != AUTO:
             self.vocabulary.head(resolved.language, resolved.task)
-        if _unsuited(resolved.algorithm, suited):
+        if self.flags_of(resolved):
             warnings.warn(
                 f"`{self.model.name}` was made for the {suited} algorithm; {resolved.algorithm} "
                 "transcribes worse",
@@ -184,7 +184,7 @@ class Transcription:
             self._path, track=self._options.audio_track, max_hours=settings().max_hours
         ) as recording:
             pieces = self._with_language(self._counted(self._pieces(recording)))
-            readings = self._counted_drops(self._readings(pieces), recording)
+            readings = self._counted_drops(in_order(self._readings(pieces)), recording)
             for segment in segments(readings, keep_words=self._options.word_timestamps):
                 self._segments.append(segment)
                 self._wall = time.perf_counter() - begun

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from commands import OPENING, InProcess, Ran, Steno, samples, tree
+from sounds import write_wav
+from stenopool import Transcriber, Transcript
+from stenopool.cli import app
+from stenopool.decoding.options import Options
+from stenopool.transcript import Coverage, ModelInfo, Segment, Timing
+
+TINY = ("--model", "tiny.en")
+SECONDS = 3.2  # of speech: its first five words and no more
+
+# A value other than the default for each option, and how a command line says it.
+CHOSEN: dict[str, tuple[Any, list[str]]] = {
+    "language": ("en", ["--language", "English"]),
+    "task": ("translate", ["--task", "translate"]),
+    "algorithm": ("sequential", ["--algorithm", "sequential"]),
+    "word_timestamps": (False, ["--no-word-timestamps"]),
+    "initial_prompt": ("Dickens, 1859.", ["--initial-prompt", "Dickens, 1859."]),
+    "hotwords": ("Stenopool", ["--hotwords", "Stenopool"]),
+    "beam_size": (2, ["--beam-size", "2"]),
+    "temperatures": ((0.0, 0.5), ["--temperatures", "0", "--temperatures", "0.5"]),
+    "condition_on_previous_text": (True, ["--condition-on-previous-text"]),
+    "batch_size": (3, ["--batch-size", "3"]),
+    "chunk_seconds": (17.5, ["--chunk-seconds", "17.5"]),
+    "language_threshold": (0.25, ["--language-threshold", "0.25"]),
+    "compression_ratio_threshold": (2.0, ["--compression-ratio-threshold", "2"]),
+    "logprob_threshold": (-0.5, ["--logprob-threshold", "-0.5"]),
+    "no_speech_threshold": (0.7, ["--no-speech-threshold", "0.7"]),
+    "vad_threshold": (0.4, ["--vad-threshold", "0.4"]),
+    "audio_track": (1, ["--audio-track", "1"]),
+}
+
+
+@pytest.fixture
+def steno(models_dir: Path) -> Steno:
+    return Steno({"STENO_MODELS_DIR": str(models_dir)})
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    transcriber: Transcriber,
+) -> InProcess:
+    run = InProcess(monkeypatch, capfdbinary)
+    run.use(transcriber)
+    return run
+
+
+@pytest.fixture(scope="module")
+def clip(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "two cities.wav"
+    return write_wav(path, samples(speech_wav, SECONDS), rate=48_000)
+
+
+class Spy:
+    """Takes the place of `Transcriber` and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.options: list[Options] = []
+
+    def __call__(self, model: str, **choices: Any) -> Spy:
+        self.made.append((model, choices))
+        return self
+
+    def resolved(self, options: Options) -> Options:
+        return options
+
+    def transcribe(self, path: Path, options: Options, progress: Callable[..., None]) -> Transcript:
+        self.options.append(options)
+        return Transcript(
+            text="réunion",
+            language="fr",
+            language_probability=1.0,
+            task="transcribe",
+            duration=1.0,
+            segments=(Segment(0, 0.0, 1.0, "réunion", -0.1, 0.0, 1.0),),
+            coverage=Coverage(0.0, 0.0, 0.0),
+            model=ModelInfo("spy", "0" * 64, "none", "none"),
+            timing=Timing(0.1, 0.1),
+        )
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    spy = Spy()
+    monkeypatch.setattr("stenopool.decoding.transcriber.Transcriber", spy)
+    return spy
+
+
+@pytest.fixture
+def here_spied(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], spy: Spy
+) -> InProcess:
+    return InProcess(monkeypatch, capfdbinary)
+
+
+def command_options(command: str) -> dict[str, Any]:
+    """The options of a command by the name of their parameter."""
+    group: Any = typer.main.get_command(app)
+    return {one.name: one for one in group.commands[command].params}
+
+
+# --- what goes where ---------------------------------------------------------------------------
+
+
+def test_text_goes_to_stdout_and_nothing_else(steno: Steno, clip: Path) -> None:
+    ran = steno("transcribe", *TINY, clip)
+    assert ran.status == 0
+    assert ran.text.startswith(OPENING)
+    assert ran.text.endswith("\n")
+    assert ran.stderr == ""
+
+
+@pytest.mark.parametrize("format", ["srt", "vtt", "tsv", "json"])
+def test_one_format_may_go_to_stdout(here: InProcess, clip: Path, format: str) -> None:
+    ran = here("transcribe", "--format", format, clip)
+    assert ran.status == 0
+    assert OPENING in ran.text.replace("\n", " ")
+    marks = {"srt": "1\n00:00:", "vtt": "WEBVTT", "tsv": "start\t", "json": "{"}
+    assert ran.text.startswith(marks[format])
+
+
+def test_several_formats_on_stdout_are_refused(here: InProcess, clip: Path) -> None:
+    ran = here("transcribe", "-f", "txt", "-f", "srt", clip)
+    assert ran.status == 2
+    assert ran.text == ""
+    assert "error[usage]" in ran.stderr
+    assert "--output-dir" in ran.stderr
+
+
+def test_output_folder_gets_a_file_for_each_format(
+    here: InProcess, clip: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    ran = here("transcribe", clip, "-o", folder, "-f", "txt", "-f", "srt", "-f", "json")
+    assert ran.status == 0
+    assert ran.text == ""
+    assert tree(folder) == [f"two cities.wav.{name}" for name in ("json", "srt", "txt")]
+    assert (folder / "two cities.wav.txt").read_text().startswith(OPENING)
+    assert json.loads((folder / "two cities.wav.json").read_text())["text"].startswith(OPENING)
+    assert ran.stderr.splitlines() == [
+        str(folder / f"two cities.wav.{name}") for name in ("txt", "srt", "json")
+    ]
+
+
+def test_quiet_says_nothing(here: InProcess, clip: Path, tmp_path: Path) -> None:
+    ran = here("transcribe", "--quiet", clip, "-o", tmp_path)
+    assert ran == Ran(0, b"", "")
+    assert tree(tmp_path) == ["two cities.wav.txt"]
+
+
+def test_quiet_still_says_errors(here: InProcess, tmp_path: Path) -> None:
+    ran = here("transcribe", "--quiet", tmp_path / "gone.wav")
+    assert ran.stderr.startswith("error[input_not_found]")
+
+
+def test_same_names_in_one_output_folder_are_refused(
+    spy: Spy, here_spied: InProcess, clip: Path, tmp_path: Path
+) -> None:
+    ran = here_spied("transcribe", clip, tmp_path / clip.name, "-o", tmp_path / "out")
+    assert ran.status == 2
+    assert f"`{clip.name}`" in ran.stderr
+    assert spy.made == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_json_lines_tell_each_recording(here: InProcess, clip: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.wav"
+    ran = here("transcribe", "--json", gone, clip, "-o", tmp_path / "out")
+    failed, done = ran.lines
+    assert ran.status == 3
+    assert (failed["path"], failed["status"]) == (str(gone), "failed")
+    assert failed["error"]["code"] == "input_not_found"
+    assert failed["error"]["hint"]
+    assert (done["path"], done["status"]) == (str(clip), "transcribed")
+    assert done["files"] == [str(tmp_path / "out" / "two cities.wav.txt")]
+    assert Transcript.from_dict(done["transcript"]).text.startswith(OPENING)
+
+
+def test_json_without_a_folder_writes_no_file(
+    here: InProcess, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (line,) = here("transcribe", "--json", clip).lines
+    assert line["files"] == []
+    assert tree(tmp_path) == []
+
+
+def test_bad_recording_among_good_ones_costs_only_itself(
+    steno: Steno, clip: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.wav"
+    other.write_bytes(clip.read_bytes())
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no sound")
+    ran = steno("transcribe", *TINY, clip, bad, other, "-o", tmp_path / "out")
+    assert ran.status == 3
+    assert tree(tmp_path / "out") == ["other.wav.txt", "two cities.wav.txt"]
+    assert "error[not_media]" in ran.stderr
+    assert str(bad) in ran.stderr
+    assert "hint: " in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["-dash.wav", "--help"])
+def test_leading_dash_after_two_dashes_is_a_name(
+    here: InProcess, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(clip.read_bytes())
+    ran = here("transcribe", "-o", "out", "--", name)
+    assert ran.status == 0
+    assert tree(tmp_path / "out") == [f"{name}.txt"]
+
+
+def test_name_of_255_bytes_gets_an_output_of_a_shorter_name(
+    here: InProcess, clip: Path, tmp_path: Path
+) -> None:
+    longest = tmp_path / ("x" * 251 + ".wav")
+    longest.write_bytes(clip.read_bytes())
+    ran = here("transcribe", longest, "-o", tmp_path / "out")
+    assert ran.status == 0
+    (name,) = tree(tmp_path / "out")
+    assert re.fullmatch(r"x+~[0-9a-f]{16}\.txt", name)
+
+
+def test_output_is_utf_8_in_the_c_locale(steno: Steno, clip: Path, tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    recording = tmp_path / "réunion 🎙.wav"
+    recording.write_bytes(clip.read_bytes())
+    ran = steno(
+        *("transcribe", *TINY, "--json", "-f", "srt", "-o", tmp_path / "out", recording),
+        settings={**ascii_only, "PYTHONIOENCODING": "ascii"},
+    )
+    assert ran.status == 0
+    (name,) = (os.fsencode(path.name) for path in (tmp_path / "out").iterdir())
+    assert name == "réunion 🎙.wav.srt".encode()
+
+
+def test_text_beyond_ascii_arrives_as_utf_8(spy: Spy, here_spied: InProcess) -> None:
+    assert here_spied("transcribe", "a.wav").stdout == "réunion\n".encode()
+
+
+# --- exit statuses -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--format", "doc"], "unknown_name"),
+        (["--language", "klingon"], "unknown_name"),
+        (["--engine", "steam"], "unknown_name"),
+        (["--task", "sing"], "unknown_name"),
+        (["--algorithm", "magic"], "unknown_name"),
+        (["--beam-size", "0"], "usage"),
+        (["--model", "tiny.enn"], "unknown_name"),
+        (["--model", "tiny.en", "--language", "fr"], "unsupported_option"),
+        (["--model", "tiny.en", "--chunk-seconds", "20"], "unsupported_option"),
+        (["--model", "silero-vad"], "unsupported_option"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_says_what_to_do(
+    models_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    arguments: list[str],
+    code: str,
+) -> None:
+    use_models(monkeypatch, models_dir)
+    ran = InProcess(monkeypatch, capfdbinary)("transcribe", "never.wav", "read.wav", *arguments)
+    assert ran.status == 2
+    assert ran.text == ""
+    assert ran.stderr.startswith(f"error[{code}]: ")
+    assert re.search(r"^hint: \S", ran.stderr, re.MULTILINE)
+    assert ran.stderr.count("error[") == 1  # not once for each recording
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a.wav", "--no-such-option"], ["a.wav", "--threads", "x"]]
+)
+def test_what_is_no_command_line_is_status_2(here: InProcess, arguments: list[str]) -> None:
+    assert here("transcribe", *arguments).status == 2
+
+
+def use_models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    from stenopool.settings import Settings
+
+    settings = Settings(models_dir=folder, offline=True)
+    for module in (
+        "stenopool.settings",
+        "stenopool.models.store",
+        "stenopool.decoding.transcriber",
+    ):
+        monkeypatch.setattr(f"{module}.settings", lambda: settings)
+
+
+def test_model_that_is_not_here_is_status_4(steno: Steno, clip: Path, tmp_path: Path) -> None:
+    ran = steno("transcribe", *TINY, clip, settings={"STENO_MODELS_DIR": str(tmp_path)})
+    assert ran.status == 4
+    assert ran.stderr.startswith("error[model_not_pulled]")
+    assert "STENO_OFFLINE" in ran.stderr
+
+
+def test_output_that_cannot_be_written_is_status_6_before_any_work(
+    spy: Spy, here_spied: InProcess, clip: Path, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    ran = here_spied("transcribe", clip, "-o", in_the_way)
+    assert ran.status == 6
+    assert ran.stderr.startswith("error[output_unwritable]")
+    assert spy.made == []
+
+
+def test_status_is_the_highest_of_all(here: InProcess, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "two cities.wav.txt").mkdir(parents=True)  # a folder in the way of the document
+    ran = here("transcribe", clip, tmp_path / "gone.wav", "-o", out)
+    assert ran.status == 6
+    assert "error[output_unwritable]" in ran.stderr
+    assert "error[input_not_found]" in ran.stderr
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["transcribe", "run"])
+def test_every_field_of_options_is_a_command_option_with_help(command: str) -> None:
+    known = command_options(command)
+    for field in dataclasses.fields(Options):
+        option = known[field.name]
+        assert f"--{field.name.replace('_', '-')}" in option.opts
+        assert len(option.help) > 10
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        assert option.default == default
+
+
+@pytest.mark.parametrize("command", ["transcribe", "run"])
+def test_every_option_has_help(command: str) -> None:
+    assert [name for name, one in command_options(command).items() if not one.help] == []
+
+
+def test_test_knows_every_option() -> None:
+    assert CHOSEN.keys() == {field.name for field in dataclasses.fields(Options)}
+    assert [name for name, (value, _) in CHOSEN.items() if value == getattr(Options(), name)] == []
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_value_of_option_arrives(spy: Spy, here_spied: InProcess, name: str) -> None:
+    value, arguments = CHOSEN[name]
+    assert here_spied("transcribe", "a.wav", *arguments).status == 0
+    assert spy.options == [dataclasses.replace(Options(), **{name: value})]
+
+
+def test_without_options_the_defaults_arrive(spy: Spy, here_spied: InProcess) -> None:
+    here_spied("transcribe", "a.wav")
+    assert spy.options == [Options()]
+    assert spy.made == [("base", {"engine": "auto", "device": "auto", "threads": 0})]
+
+
+def test_choice_of_engine_arrives(spy: Spy, here_spied: InProcess) -> None:
+    arguments = ["--engine", "ctranslate2", "--device", "cpu", "--threads", "3", "--model", "small"]
+    here_spied("transcribe", "a.wav", "b.wav", *arguments)
+    assert spy.made == [("small", {"engine": "ctranslate2", "device": "cpu", "threads": 3})]
+    assert len(spy.options) == 2
+
+
+def test_real_options_change_the_result(here: InProcess, clip: Path) -> None:
+    (plain,) = here("transcribe", "--json", clip).lines
+    (without,) = here("transcribe", "--json", "--no-word-timestamps", clip).lines
+    assert all(segment["words"] for segment in plain["transcript"]["segments"])
+    assert not any(segment.get("words") for segment in without["transcript"]["segments"])
+
+
+def test_unsuited_algorithm_is_a_warning_without_the_place_in_the_code(
+    steno: Steno, clip: Path
+) -> None:
+    ran = steno("transcribe", *TINY, "--algorithm", "chunked", clip, clip)
+    assert ran.status == 0
+    (warning,) = ran.stderr.splitlines()
+    assert warning.startswith("warning: `tiny.en` was made for the packed algorithm")
