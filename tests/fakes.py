@@ -88,7 +88,7 @@ def window_of(words: Iterable[str], *, at: float = 0.0) -> Window:
 def settled(**given: object) -> Options:
     """Options as a model's defaults would resolve them, without sampling unless it is given."""
     options = Options.of(**{"algorithm": "packed", "temperatures": (0.0,), **given})
-    return options.resolved(algorithm="packed", chunk_seconds=None, multilingual=True)
+    return options.resolved(algorithm="packed", chunk_seconds=None, multilingual=True, batch_size=8)
 
 
 def text_of(readings: Iterable[Reading]) -> list[str]:
@@ -174,6 +174,7 @@ class FakeEngine:
     mel_bins: int = 80
     multilingual: bool = False
     workers: int = 1
+    batch_size: int = 8
     asked: list[Asked] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     detected: int = 0

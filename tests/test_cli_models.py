@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from commands import InProcess
-from stenopool.cli import models
+from stenopool.cli import console, models
 from stenopool.models import CATALOGUE, Store
 
 
@@ -121,5 +121,5 @@ def test_pull_offline_is_refused(here: InProcess, folder: Path, arguments: list[
 
 def test_progress_of_a_pull_is_a_line_at_each_end(capsys: pytest.CaptureFixture[str]) -> None:
     for done in (0, 1_000_000, 2_500_000):
-        models._report("model.bin", done, 2_500_000)
+        console.report_pull("model.bin", done, 2_500_000)
     assert capsys.readouterr().err == "fetching model.bin\nfetched model.bin: 2.5 MB\n"

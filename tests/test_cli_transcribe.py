@@ -15,6 +15,7 @@ from commands import OPENING, InProcess, Ran, Steno, samples, tree
 from sounds import write_wav
 from stenopool import Transcriber, Transcript
 from stenopool.cli import app
+from stenopool.cli.console import report_pull
 from stenopool.decoding.options import Options
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing
 
@@ -368,13 +369,15 @@ def test_value_of_option_arrives(spy: Spy, here_spied: InProcess, name: str) -> 
 def test_without_options_the_defaults_arrive(spy: Spy, here_spied: InProcess) -> None:
     here_spied("transcribe", "a.wav")
     assert spy.options == [Options()]
-    assert spy.made == [("base", {"engine": "auto", "device": "auto", "threads": 0})]
+    choices = {"engine": "auto", "device": "auto", "threads": 0, "report": report_pull}
+    assert spy.made == [("base", choices)]
 
 
 def test_choice_of_engine_arrives(spy: Spy, here_spied: InProcess) -> None:
     arguments = ["--engine", "ctranslate2", "--device", "cpu", "--threads", "3", "--model", "small"]
     here_spied("transcribe", "a.wav", "b.wav", *arguments)
-    assert spy.made == [("small", {"engine": "ctranslate2", "device": "cpu", "threads": 3})]
+    choices = {"engine": "ctranslate2", "device": "cpu", "threads": 3, "report": report_pull}
+    assert spy.made == [("small", choices)]
     assert len(spy.options) == 2
 
 
@@ -392,3 +395,23 @@ def test_unsuited_algorithm_is_a_warning_without_the_place_in_the_code(
     assert ran.status == 0
     (warning,) = ran.stderr.splitlines()
     assert warning.startswith("warning: `tiny.en` was made for the packed algorithm")
+
+
+def test_defect_is_told_with_its_traceback_and_the_next_recording_goes_on(
+    here_spied: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Spy.transcribe
+
+    def faulty(self: Spy, path: Path, *given: Any, **named: Any) -> Transcript:
+        if path.name == "a.wav":
+            raise ZeroDivisionError("in the model")
+        return whole(self, path, *given, **named)
+
+    monkeypatch.setattr(Spy, "transcribe", faulty)
+    run = here_spied("transcribe", "a.wav", "b.wav", "--json")
+    first, second = run.lines
+    assert run.status == 1
+    assert "Traceback" in run.stderr
+    assert "error[defect]: `a.wav`: ZeroDivisionError: in the model" in run.stderr
+    assert (first["status"], first["error"]["code"]) == ("failed", "defect")
+    assert second["status"] == "transcribed"

@@ -14,7 +14,13 @@ from stenopool.errors import UnknownName, UnsupportedOption, UsageError
 
 def resolved(options: Options, **model: Any) -> Options:
     return options.resolved(
-        **{"algorithm": PACKED, "chunk_seconds": None, "multilingual": True, **model}
+        **{
+            "algorithm": PACKED,
+            "chunk_seconds": None,
+            "multilingual": True,
+            "batch_size": 4,
+            **model,
+        }
     )
 
 
@@ -130,7 +136,7 @@ def test_a_chosen_algorithm_stays() -> None:
 
 def test_nothing_is_left_open() -> None:
     options = resolved(Options())
-    assert (options.batch_size, options.chunk_seconds) == (8, 30.0)
+    assert (options.batch_size, options.chunk_seconds) == (4, 30.0)
     assert options.condition_on_previous_text is False
 
 

@@ -8,6 +8,7 @@ import pytest
 from platformdirs import user_cache_path
 from pydantic import ValidationError
 
+from stenopool.errors import UsageError
 from stenopool.settings import Settings, settings
 
 
@@ -87,3 +88,15 @@ def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("STENO_OFFLINE", "maybe"), ("STENO_THREADS", "-1"), ("STENO_MAX_HOURS", "long")],
+)
+def test_wrong_value_is_a_usage_error_that_names_the_variable(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=f"`{variable}` is `{value}`"):
+        settings()

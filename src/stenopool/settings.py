@@ -9,8 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from platformdirs import user_cache_path
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stenopool.errors import UsageError
 
 
 class Settings(BaseSettings):
@@ -33,5 +35,17 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once.
+
+    Raises:
+        UsageError: an environment variable has a value that it cannot have.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "STENO_" + "_".join(map(str, first["loc"])).upper()
+        raise UsageError(
+            f"the environment variable `{name}` is `{first['input']}`: {first['msg']}",
+            do="Correct it or unset it",
+        ) from error

@@ -19,6 +19,14 @@ def say(message: str) -> None:
     typer.echo(printable(message), err=True)
 
 
+def report_pull(what: str, done: int, total: int | None) -> None:
+    """A line where a download begins and where a file is complete."""
+    if done == 0:
+        say(f"fetching {what}")
+    elif done == total:
+        say(f"fetched {what}: {done / 1e6:.1f} MB")
+
+
 def complain(error: StenoError) -> None:
     """An error as two lines: what happened, and what to do."""
     say(f"error[{error.code}]: {error.what}")

@@ -17,7 +17,7 @@ import typer
 
 from stenopool.cli.models import store
 from stenopool.cli.transcribe import emit, emit_json
-from stenopool.errors import StenoError
+from stenopool.errors import EngineMissing, OutputUnwritable, StenoError
 
 PACKAGES = ("av", "ctranslate2", "onnxruntime", "numpy", "tokenizers")
 OPTIONAL = {
@@ -34,6 +34,7 @@ class Finding:
     subject: str
     status: str
     detail: str
+    exit_status: int = 0
 
 
 def doctor(
@@ -44,13 +45,14 @@ def doctor(
     """Check this machine: packages, engine and precision, models, disk."""
     findings = list(_findings(model))
     if json_lines:
-        emit_json([asdict(one) for one in findings])
+        for one in findings:
+            emit_json(asdict(one))
     else:
         width = max(len(one.subject) for one in findings)
         for one in findings:
             emit(f"{one.status:<8}{one.subject.ljust(width)}  {one.detail}\n")
-    if any(one.status == "error" for one in findings):
-        raise typer.Exit(5)
+    if worst := max(one.exit_status for one in findings):
+        raise typer.Exit(worst)
 
 
 def _findings(model: str) -> Iterator[Finding]:
@@ -61,6 +63,7 @@ def _findings(model: str) -> Iterator[Finding]:
             package,
             "ok" if installed else "error",
             installed or "not installed: run `pip install --force-reinstall stenopool`",
+            exit_status=0 if installed else EngineMissing.exit_status,
         )
     for package, use in OPTIONAL.items():
         installed = _version(package)
@@ -76,7 +79,7 @@ def _checked(subject: str, check: Callable[[], tuple[str, str]]) -> Finding:
     try:
         return Finding(subject, *check())
     except StenoError as error:
-        return Finding(subject, "error", f"{error.what}. {error.do}")
+        return Finding(subject, "error", f"{error.what}. {error.do}", error.exit_status)
 
 
 def _version(package: str) -> str | None:
@@ -115,6 +118,8 @@ def _folder() -> tuple[str, str]:
     there: Path = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(there).free
     if not os.access(there, os.W_OK):
-        return "error", f"`{folder}` cannot be written: set STENO_MODELS_DIR to another folder"
+        raise OutputUnwritable(
+            f"`{folder}` cannot be written", do="Set STENO_MODELS_DIR to another folder"
+        )
     status = "ok" if free >= ROOMY_BYTES else "missing"
     return status, f"{folder}, {free / 1e9:.1f} GB free"

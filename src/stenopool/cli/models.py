@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stenopool.cli.console import say
+from stenopool.cli.console import report_pull, say
 from stenopool.cli.transcribe import emit, emit_json
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def pull_model(
     ] = False,
 ) -> None:
     """Fetch a model and check its SHA-256."""
-    model = store().pull(name, force=force, report=_report)
+    model = store().pull(name, force=force, report=report_pull)
     say(f"{model.name}: verified, SHA-256 {model.sha256}, in {model.folder}")
 
 
@@ -98,11 +98,3 @@ def _data(entry: ModelEntry, *, pulled: bool) -> dict[str, Any]:
         "sources": [str(source) for source in entry.sources],
         "pulled": pulled,
     }
-
-
-def _report(what: str, done: int, total: int | None) -> None:
-    """A line where a file begins and where it is complete."""
-    if done == 0:
-        say(f"fetching {what}")
-    elif done == total:
-        say(f"fetched {what}: {done / 1e6:.1f} MB")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stenopool.cli.console import ProgressBar, clock, say
+from stenopool.cli.console import ProgressBar, clock, report_pull, say
 from stenopool.cli.options import (
     DeviceName,
     EngineName,
@@ -74,7 +74,9 @@ def run(
 def _loaded(model: str, options: Options, *, engine: str, device: str, threads: int) -> Transcribe:
     from stenopool.decoding.transcriber import Transcriber
 
-    transcriber = Transcriber(model, engine=engine, device=device, threads=threads)
+    transcriber = Transcriber(
+        model, engine=engine, device=device, threads=threads, report=report_pull
+    )
     transcriber.resolved(options)
     return lambda path, progress: transcriber.transcribe(path, options, progress=progress)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stenopool.cli.console import ProgressBar, complain, say
+from stenopool.cli.console import ProgressBar, complain, report_pull, say
 from stenopool.cli.options import (
     DeviceName,
     EngineName,
@@ -21,7 +22,7 @@ from stenopool.cli.options import (
     with_options,
 )
 from stenopool.decoding.options import Options
-from stenopool.errors import StenoError, UsageError
+from stenopool.errors import Defect, StenoError, UsageError
 
 if TYPE_CHECKING:
     from stenopool.decoding.transcriber import Transcriber
@@ -57,7 +58,9 @@ def transcribe(
     target = Target(tuple(format or ["txt"]), output_dir, json_lines, quiet)
     target.check(paths)
     with ProgressBar(quiet=quiet) as bar:
-        transcriber = Transcriber(model, engine=engine, device=device, threads=threads)
+        transcriber = Transcriber(
+            model, engine=engine, device=device, threads=threads, report=report_pull
+        )
         transcriber.resolved(options)
         statuses = [_one(path, transcriber, options, target, bar) for path in paths]
     if status := max(statuses):
@@ -127,22 +130,32 @@ def _one(
     path: Path, transcriber: Transcriber, options: Options, target: Target, bar: ProgressBar
 ) -> int:
     """Transcribe one recording; returns its exit status."""
-    bar.begin(path.name)
     shown = os.fsdecode(path)
+    bar.begin(path.name)
     try:
         transcript = transcriber.transcribe(path, options, progress=bar.update)
         bar.end()
         files = target.write(path, transcript)
-    except StenoError as error:
+    except Exception as error:  # noqa: BLE001  it is told, recorded and in the exit status
         bar.end()
-        complain(error)
+        failure = error if isinstance(error, StenoError) else defect(shown, error)
+        complain(failure)
         if target.json_lines:
-            emit_json({"path": shown, "status": "failed", "error": error.record()})
-        return error.exit_status
+            emit_json({"path": shown, "status": "failed", "error": failure.record()})
+        return failure.exit_status
     if target.json_lines:
         result = {"path": shown, "status": "transcribed", "files": files}
         emit_json({**result, "transcript": transcript.to_dict()})
     return 0
+
+
+def defect(shown: str, error: Exception) -> Defect:
+    """An error that should not be, with its traceback on stderr; the next recording goes on."""
+    if isinstance(error, BrokenPipeError):
+        raise error
+    traceback.print_exception(error)
+    what = f"`{shown}`: {type(error).__name__}: {error}"
+    return Defect(what, do="Please report it, with the traceback above")
 
 
 def emit(text: str) -> None:

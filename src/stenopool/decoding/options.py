@@ -108,13 +108,16 @@ class Options:
                 )
         return cls(**given)  # type: ignore[arg-type]
 
-    def resolved(self, *, algorithm: str, chunk_seconds: float | None, multilingual: bool) -> Self:
+    def resolved(
+        self, *, algorithm: str, chunk_seconds: float | None, multilingual: bool, batch_size: int
+    ) -> Self:
         """These options for one model, every choice made.
 
         Args:
             algorithm: the one that suits the model.
             chunk_seconds: the window length that suits the model when it is chunked.
             multilingual: whether the model knows other languages than English.
+            batch_size: the one that suits the engine.
 
         Raises:
             UnsupportedOption: the model or the algorithm cannot honour an option that was set.
@@ -140,7 +143,7 @@ class Options:
             self,
             algorithm=chosen,
             language=self.language if multilingual else "en",
-            batch_size=self.batch_size or 8,
+            batch_size=self.batch_size or batch_size,
             chunk_seconds=self.chunk_seconds or chunk_seconds or 30.0,
             condition_on_previous_text=bool(self.condition_on_previous_text),
         )

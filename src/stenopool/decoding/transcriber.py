@@ -26,7 +26,7 @@ from stenopool.decoding.sentences import segments
 from stenopool.decoding.sequential import sequential_readings
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.errors import UnsupportedOption
-from stenopool.models import Store
+from stenopool.models import Report, Store
 from stenopool.settings import settings
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript
 
@@ -50,6 +50,7 @@ class Transcriber:
         device: `cpu`, `cuda` or `auto`.
         threads: cores to use; 0 is all that this process may use.
         store: where models are; by default the folder of the settings.
+        report: told of the progress when a model is pulled.
 
     Raises:
         UnknownName, ModelError, EngineError: by name.
@@ -63,16 +64,17 @@ class Transcriber:
         device: str = engines.AUTO,
         threads: int = 0,
         store: Store | None = None,
+        report: Report | None = None,
     ) -> None:
         choice = engines.choose(engine, device, threads)
         store = store or Store(settings().models_dir, offline=settings().offline)
-        self.model = store.resolve(model)
+        self.model = store.resolve(model, report=report)
         if self.model.entry and self.model.entry.kind != "whisper":
             raise UnsupportedOption(
                 f"`{self.model.name}` detects voice activity, it does not transcribe",
                 do="Choose another model; `steno models list` shows them",
             )
-        self.detector = SpeechDetector(store.resolve(DETECTOR).weights)
+        self.detector = SpeechDetector(store.resolve(DETECTOR, report=report).weights)
         self.vocabulary = Vocabulary(self.model.folder / "tokenizer.json")
         self.engine = engines.load(self.model.folder, choice)
         self.info = ModelInfo(
@@ -114,6 +116,7 @@ class Transcriber:
             algorithm=suited,
             chunk_seconds=entry.chunk_seconds if entry else None,
             multilingual=self.engine.multilingual,
+            batch_size=self.engine.batch_size,
         )
         # Fail here, before any work, where a prompt is too long or a language unknown.
         self.vocabulary.context(resolved.hotwords, resolved.initial_prompt)

@@ -71,6 +71,7 @@ class Engine(Protocol):
         mel_bins: rows of the features that it takes.
         multilingual: whether it knows languages other than English.
         workers: batches that it can run side by side.
+        batch_size: windows in a batch that it runs best.
 
     Raises:
         EngineFailed: any method, when inference fails.
@@ -88,6 +89,8 @@ class Engine(Protocol):
     def multilingual(self) -> bool: ...
     @property
     def workers(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
 
     def encode(self, features: Features) -> Encoded:
         """(windows, mel_bins, 3000) float32 → the encoder's output."""
