@@ -15,7 +15,6 @@ from typing import Any
 
 import av
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -57,13 +56,13 @@ def speech() -> Path:
 
 def lay_recordings(folder: Path, wav: Path) -> str:
     """Put the recordings into `input/`; returns the key of the broken one."""
-    deep = folder / "audio books"
+    deep = folder / "my talks"
     deep.mkdir(parents=True, exist_ok=True)
-    (folder / "two cities.wav").write_bytes(wav.read_bytes())
-    convert(wav, folder / "two cities.mp3", codec="mp3")
-    convert(wav, folder / "two cities.mp4", codec="aac", picture=True)
-    convert(wav, deep / "two cities.flac", codec="flac")
-    whole = (folder / "two cities.mp4").read_bytes()
+    (folder / "tale.wav").write_bytes(wav.read_bytes())
+    convert(wav, folder / "tale.mp3", codec="mp3")
+    convert(wav, folder / "tale.mp4", codec="aac", picture=True)
+    convert(wav, deep / "tale.flac", codec="flac")
+    whole = (folder / "tale.mp4").read_bytes()
     (folder / "interrupted copy.mp4").write_bytes(whole[: len(whole) // 3])
     return "input/interrupted copy.mp4"
 
@@ -96,22 +95,30 @@ def film(sink: Any, seconds: float) -> None:  # noqa: ANN401  PyAV's output cont
 
 def show(console: Console, results: list[dict[str, Any]]) -> None:
     """Print the transcripts, the table, and what became of the broken file."""
-    table = Table("file", "audio s", "wall s", "real-time factor", "model", "result in demo-bucket")
-    table.box = SIMPLE_HEAD
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.caption = "RTF: real-time factor, wall over audio seconds"
+    table.add_column("file", min_width=10, overflow="fold")
+    for title in ("audio s", "wall s", "RTF", "model", f"result in {BUCKET.name}/"):
+        table.add_column(title, no_wrap=True)
     for result in results:
         if result["outcome"] != "transcribed":
             continue
         text = next(key for key in result["outputs"] if key.endswith(".txt"))
         console.rule(result["key"])
-        console.print((BUCKET / text).read_text(encoding="utf-8"), markup=False, highlight=False)
+        console.print(
+            (BUCKET / text).read_text(encoding="utf-8"),
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
         timing, model = result["timing"], result["model"]
         table.add_row(
             result["key"].removeprefix("input/"),
             f"{result['duration']:.1f}",
             f"{timing['wall_seconds']:.1f}",
             f"{timing['real_time_factor']:.3f}",
-            f"{model['name']} {model['precision']}",
-            f"{text.removesuffix('txt')}{{json,txt,srt,vtt}}",
+            model["name"],
+            f"{text.removesuffix('txt')}*",
         )
     console.print(table)
     for result in results:

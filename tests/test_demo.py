@@ -21,7 +21,7 @@ from stenopool.errors import InputError
 from stenopool.pipeline import FileResult, run_once
 
 SECONDS = 4.0
-GOOD = ["audio books/two cities.flac", "two cities.mp3", "two cities.mp4", "two cities.wav"]
+GOOD = ["my talks/tale.flac", "tale.mp3", "tale.mp4", "tale.wav"]
 BROKEN = "interrupted copy.mp4"
 
 
@@ -60,7 +60,7 @@ def test_recording_can_be_decoded_whole(bucket: Path, name: str) -> None:
 
 
 def test_video_has_a_moving_picture(bucket: Path) -> None:
-    with av.open(str(bucket / "input" / "two cities.mp4")) as container:
+    with av.open(str(bucket / "input" / "tale.mp4")) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(pictures) == pytest.approx(SECONDS * 10, abs=1)
     assert (pictures[0] != pictures[-1]).any()
@@ -103,4 +103,4 @@ def test_results_are_shown(
     assert f"input/{BROKEN} could not be transcribed" in shown
     assert f"failed/{BROKEN}.error.json" in shown
     for name in GOOD:
-        assert f"output/{name}.{{json,txt,srt,vtt}}" in shown
+        assert f"output/{name}.*" in shown
