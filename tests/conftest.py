@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from commands import InProcess, Steno
 from stenopool.models import Store
 from stenopool.models.catalogue import WheelPart, WheelSource
 from stenopool.models.sources import fetch
@@ -72,3 +73,21 @@ def plain_user() -> Iterator[Path]:
             if path.is_dir():
                 path.chmod(0o700)
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def steno(models_dir: Path) -> Steno:
+    """The command as its own process, with the models of the tests."""
+    return Steno({"STENO_MODELS_DIR": str(models_dir)})
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    transcriber: Transcriber,
+) -> InProcess:
+    """The command in this process, with the model that is loaded already."""
+    run = InProcess(monkeypatch, capfdbinary)
+    run.use(transcriber)
+    return run

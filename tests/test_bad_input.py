@@ -25,27 +25,10 @@ from commands import (
     words,
 )
 from sounds import Sound, tone, write_media, write_wav
-from stenopool import Transcriber
 
 RATE = 48_000
 SHORT_SECONDS = 3.2
 LONG_SECONDS = 15.0
-
-
-@pytest.fixture
-def here(
-    monkeypatch: pytest.MonkeyPatch,
-    capfdbinary: pytest.CaptureFixture[bytes],
-    transcriber: Transcriber,
-) -> InProcess:
-    run = InProcess(monkeypatch, capfdbinary)
-    run.use(transcriber)
-    return run
-
-
-@pytest.fixture
-def steno(models_dir: Path) -> Steno:
-    return Steno({"STENO_MODELS_DIR": str(models_dir)})
 
 
 @pytest.fixture(scope="module")

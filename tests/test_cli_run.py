@@ -13,7 +13,7 @@ import pytest
 
 from commands import OPENING, InProcess, Steno, on_a_terminal, samples, screen, tree
 from sounds import write_media, write_wav
-from stenopool import Transcriber, Transcript
+from stenopool import Transcript
 from stenopool.cli.run import FORMATS
 from stenopool.pipeline import Summary
 
@@ -23,27 +23,11 @@ SHORT_SECONDS = 3.2
 
 
 @pytest.fixture
-def steno(models_dir: Path) -> Steno:
-    return Steno({"STENO_MODELS_DIR": str(models_dir)})
-
-
-@pytest.fixture
 def no_models(tmp_path: Path) -> Steno:
     """A machine on which nothing can be loaded."""
     folder = tmp_path / "no models"
     folder.mkdir()
     return Steno({"STENO_MODELS_DIR": str(folder)})
-
-
-@pytest.fixture
-def here(
-    monkeypatch: pytest.MonkeyPatch,
-    capfdbinary: pytest.CaptureFixture[bytes],
-    transcriber: Transcriber,
-) -> InProcess:
-    run = InProcess(monkeypatch, capfdbinary)
-    run.use(transcriber)
-    return run
 
 
 @pytest.fixture

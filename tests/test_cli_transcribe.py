@@ -13,7 +13,7 @@ import typer
 
 from commands import OPENING, InProcess, Ran, Steno, samples, tree
 from sounds import write_wav
-from stenopool import Transcriber, Transcript
+from stenopool import Transcript
 from stenopool.cli import app
 from stenopool.cli.console import report_pull
 from stenopool.decoding.options import Options
@@ -42,22 +42,6 @@ CHOSEN: dict[str, tuple[Any, list[str]]] = {
     "vad_threshold": (0.4, ["--vad-threshold", "0.4"]),
     "audio_track": (1, ["--audio-track", "1"]),
 }
-
-
-@pytest.fixture
-def steno(models_dir: Path) -> Steno:
-    return Steno({"STENO_MODELS_DIR": str(models_dir)})
-
-
-@pytest.fixture
-def here(
-    monkeypatch: pytest.MonkeyPatch,
-    capfdbinary: pytest.CaptureFixture[bytes],
-    transcriber: Transcriber,
-) -> InProcess:
-    run = InProcess(monkeypatch, capfdbinary)
-    run.use(transcriber)
-    return run
 
 
 @pytest.fixture(scope="module")
