@@ -390,3 +390,39 @@ def test_refused_recording_is_closed_and_left_as_it_was(tmp_path: Path) -> None:
         refusal(path, NotMedia)
     assert path.stat().st_mtime_ns == changed
     assert len(list(DESCRIPTORS.iterdir())) <= before
+
+
+def test_track_of_a_few_samples_a_second_is_refused_before_it_fills_the_memory(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "slow.wav"
+    path.write_bytes(wav_bytes(tone(5.0), rate=100))
+    assert "100 samples a second" in refusal(path, NotMedia)
+
+
+@pytest.mark.parametrize("value", [3_000.0, -9e5])
+def test_one_absurd_sample_does_not_silence_the_rest(tmp_path: Path, value: float) -> None:
+    sound = tone(5.0)
+    sound[100] = value
+    path = write_wav(tmp_path / "glitch.wav", sound, form="f32")
+    samples, flags = decoded(path)
+    assert flags == [INVALID_SAMPLES]
+    np.testing.assert_allclose(
+        np.abs(samples[SAMPLE_RATE:]).max(), np.abs(sound[200:]).max(), rtol=0.05
+    )
+
+
+def test_length_that_was_guessed_from_the_bit_rate_is_no_truncation(tmp_path: Path) -> None:
+    sound = np.concatenate([np.zeros(30 * RATE), noise(3.0, rate=RATE)])
+    path = write_media(tmp_path / "a.aac", sound, codec="aac")
+    samples, flags = decoded(path)
+    assert len(samples) / SAMPLE_RATE == pytest.approx(33.0, abs=0.2)
+    assert flags == []
+
+
+def test_late_track_that_is_whole_is_no_truncation(tmp_path: Path) -> None:
+    path = write_media(
+        tmp_path / "late.mka", noise(5.0, rate=RATE), codec="flac", shift=Shift(start=7.0)
+    )
+    _, flags = decoded(path)
+    assert flags == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sounds import Shift, late_tone, onset, tone, wav_bytes, write_media, write_wav
 from stenopool.audio import SAMPLE_RATE, Samples
-from stenopool.audio.media import BLOCK_SAMPLES, Recording
+from stenopool.audio.media import BLOCK_SAMPLES, MEDIA_TRUNCATED, Recording
 
 ONSET = 1.25  # seconds
 LENGTH = 3.0
@@ -206,7 +206,7 @@ def test_length_is_kept_for_every_number_of_samples(
 PEAK_OF_DECODING = """
 import sys
 from pathlib import Path
-from stenopool.audio.media import Recording
+from stenopool.audio.media import MEDIA_TRUNCATED, Recording
 with Recording(Path(sys.argv[1])) as recording:
     for block in recording:
         pass
@@ -229,3 +229,25 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         assert int(seconds) == minutes * 60
         peaks.append(int(kilobytes) / 1024)
     assert peaks[1] - peaks[0] < 15
+
+
+@pytest.mark.parametrize(("first", "second"), [(36_000.0, 0.0), (0.0, 36_000.0)])
+def test_joined_broadcasts_have_no_hours_of_silence_between_them(
+    tmp_path: Path, first: float, second: float
+) -> None:
+    joined = tmp_path / "joined.ts"
+    for start in (first, second):
+        part = write_media(
+            tmp_path / f"{start}.ts",
+            late_tone(4.0, 1.0, rate=48_000),
+            codec="aac",
+            shift=Shift(start=start),
+        )
+        with joined.open("ab") as file:
+            file.write(part.read_bytes())
+    with Recording(joined) as recording:
+        samples = np.concatenate(list(recording))
+        flags = recording.flags
+    assert len(samples) / SAMPLE_RATE == pytest.approx(8.0, abs=0.3)
+    assert onset(samples[4 * SAMPLE_RATE + 8000 :]) == pytest.approx(0.5, abs=0.2)
+    assert MEDIA_TRUNCATED not in flags

@@ -13,7 +13,8 @@ StenoError
 │   ├── NoAudio                      media without an audio track
 │   ├── NoSamples                    an audio track without a single valid sample
 │   ├── RecordingTooLong
-│   └── InputChanged                 written to while it was read (transient)
+│   ├── InputChanged                 written to while it was read (transient)
+│   └── InputCrashed                 transcribing it has ended the process again and again
 ├── ModelError              exit 4   weights are missing, damaged or do not fit
 │   ├── ModelNotPulled
 │   ├── ModelDamaged
@@ -144,6 +145,12 @@ class InputChanged(InputError):
 
     code = "input_changed"
     transient = True
+
+
+class InputCrashed(InputError):
+    """Transcribing the recording has ended the process several times."""
+
+    code = "input_crashed"
 
 
 class ModelError(StenoError):

@@ -7,7 +7,7 @@ import numpy as np
 from stenopool.audio import Samples
 
 OPPOSITE = -0.7  # channels correlated more negatively than this cancel each other in a plain mean
-ABSURD = 1e6  # full scale is 1: a float sample beyond this is damage, not loudness
+ABSURD = 100.0  # full scale is 1: a float sample 40 dB beyond it is damage, not loudness
 AUDIBLE = 1e-10  # mean square under which a block says nothing about phase
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 import av
 import av.error
 import numpy as np
+from av.format import Flags
 
 from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.audio.downmix import Downmix
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 BLOCK_SAMPLES = SAMPLE_RATE  # blocks of one second
 GAP_SECONDS = 0.1  # smaller differences between a frame's time and ours are jitter
+DISCONTINUITY_SECONDS = 10.0  # a larger jump in a broadcast stream is a new clock, not a hole
+LOWEST_RATE = 1000  # samples a second; one frame of a slower track could be hours of sound
 PLAUSIBLE_GAP_SECONDS = 3600.0  # a hole may be this long where the container claims no duration
 TRUNCATED_SECONDS = 1.0  # a recording that ends this much before its claimed end was cut off
 READ_BYTES = 1 << 18
@@ -49,6 +52,9 @@ WAV_LENGTH_UNKNOWN = 0x7FFF_0000  # programs that write to a pipe claim this or 
 _REFERRING_FORMATS = frozenset(
     {"hls", "dash", "concat", "sdp", "rtsp", "imf", "image2", "tedcaptions"}
 )
+
+# Their length is FFmpeg's guess from the bit rate: nothing follows from its being wrong.
+_GUESSED_LENGTH = frozenset({"aac", "ac3", "amr", "dts", "eac3", "loas"})
 
 MEDIA_DAMAGED = "media_damaged"
 MEDIA_TRUNCATED = "media_truncated"
@@ -69,9 +75,12 @@ def open_file(path: Path) -> BinaryIO:
     except (OSError, ValueError) as error:
         raise InputUnreadable(f"cannot read `{shown}`: {error}", do="Check the path") from error
     if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        if not stat.S_ISDIR(status.st_mode):
+            raise InputNotAFile(
+                f"`{shown}` is a pipe or a device", do="Save the recording to a file first"
+            )
         raise InputNotAFile(
-            f"`{shown}` is {what}",
+            f"`{shown}` is a folder",
             do="Name the recordings inside it, or use `steno run --bucket` for a whole folder",
         )
     if status.st_size == 0:
@@ -114,6 +123,10 @@ class Recording:
         except BaseException:
             self._file.close()
             raise
+        self._clock_may_jump = bool(
+            self._container.format.flags & cast(int, Flags.ts_discont.value)
+        )
+        self._clock_jumped = False
         self._origin = (self._container.start_time or 0) / av.time_base
         self.claimed_seconds = self._claimed()
         self._mix = Downmix()
@@ -200,8 +213,16 @@ class Recording:
                 f"`{self.name}` has no audio track {track}: it has {len(tracks)}",
                 do=f"Choose a track from 0 to {len(tracks) - 1}",
             )
-        if track is not None:
-            return tracks[track]
+        chosen = tracks[track] if track is not None else self._default(tracks)
+        if chosen.rate and chosen.rate < LOWEST_RATE:
+            self._container.close()
+            raise NotMedia(
+                f"`{self.name}` has {chosen.rate} samples a second, too few for speech",
+                do="Export it again with 8000 or more",
+            )
+        return chosen
+
+    def _default(self, tracks: Sequence[AudioStream]) -> AudioStream:
         # FFmpeg's own "best" prefers the most channels; the author's default is a better guess.
         marked = (s for s in tracks if s.disposition & s.disposition.__class__.default)
         return next(marked, tracks[0])
@@ -214,7 +235,8 @@ class Recording:
         if track.duration and track.time_base:
             end = (track.start_time or 0) + track.duration
             return float(end * track.time_base) - self._origin
-        return _clock_seconds(track.metadata.get("DURATION", "")) or self._container_seconds()
+        whole = _clock_seconds(track.metadata.get("DURATION", ""))
+        return whole - self._origin if whole else self._container_seconds()
 
     def _container_seconds(self) -> float | None:
         duration = self._container.duration
@@ -249,6 +271,10 @@ class Recording:
             return 0
         time = frame.time - self._origin
         gap = time - position / SAMPLE_RATE
+        if position and abs(gap) > DISCONTINUITY_SECONDS and self._clock_may_jump:
+            self._origin += gap
+            self._clock_jumped = True
+            return 0
         latest = self._container_seconds() or position / SAMPLE_RATE + PLAUSIBLE_GAP_SECONDS
         if not math.isfinite(time) or gap < GAP_SECONDS or time > latest:
             return 0
@@ -284,7 +310,8 @@ class Recording:
                 f"`{self.name}` holds no valid audio sample",
                 do="Check that the recording is not empty and was exported whole",
             )
-        claimed = self.claimed_seconds
+        unknown = self._clock_jumped or self._container.format.name in _GUESSED_LENGTH
+        claimed = None if unknown else self.claimed_seconds
         if claimed and claimed - self.seconds > max(TRUNCATED_SECONDS, 0.02 * claimed):
             self._flag(MEDIA_TRUNCATED)
 
