@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from fakes import PACE, Asked, FakeEngine, said, settled, spoken, story, text_of
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece
-from stenopool.decoding.chunked import OVERLAP, chunked_readings, overlapping, parted, whole
+from stenopool.decoding.chunked import OVERLAP, chunked_readings, overlapping, parted
 from stenopool.decoding.quality import Figures
-from stenopool.decoding.readings import Reading
+from stenopool.decoding.readings import Reading, whole
 from stenopool.decoding.recognise import Recogniser
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.transcript import Word

@@ -58,9 +58,13 @@ def test_machine_without_cuda_runs_int8_on_all_its_cores() -> None:
 
 
 def test_cpu_that_was_asked_for_is_used_and_said() -> None:
-    choice = engines.choose("ctranslate2", "cpu", threads=3)
-    assert (choice.device, choice.threads) == ("cpu", 3)
+    choice = engines.choose("ctranslate2", "cpu", threads=1)
+    assert (choice.device, choice.threads) == ("cpu", 1)
     assert "asked" in choice.why
+
+
+def test_no_more_threads_than_cores_are_started() -> None:
+    assert engines.choose(threads=100_000).threads == engines.usable_cores()
 
 
 def test_cuda_is_chosen_where_there_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_language_is_kept_as_its_code() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("task", "summarise"), ("algorithm", "fast"), ("language", "klingon"), ("language", None)],
+    [("task", "summarise"), ("algorithm", "fast"), ("language", "klingon")],
 )
 def test_unknown_choice_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(UnknownName, match=f"unknown {name}: `{value}`") as error:
@@ -201,3 +201,20 @@ def test_english_only_model_takes_english(language: str) -> None:
 
 def test_multilingual_model_leaves_the_language_to_be_detected() -> None:
     assert resolved(Options()).language == "auto"
+
+
+def test_no_language_is_to_be_detected() -> None:
+    assert Options.of(language=None).language == "auto"
+
+
+@pytest.mark.parametrize("name", ["word_timestamps", "condition_on_previous_text"])
+@pytest.mark.parametrize("value", ["no", 0, 1.0])
+def test_switch_is_true_or_false(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"`{name}`"):
+        Options.of(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["initial_prompt", "hotwords"])
+def test_text_that_is_not_utf_8_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"`{name}` is not UTF-8"):
+        Options.of(**{name: "\udcff"})

@@ -137,11 +137,21 @@ def test_no_speech_at_all_makes_any_text_too_fast() -> None:
     [(0.61, -1.01, True), (0.6, -1.01, False), (0.61, -1.0, False), (0.1, -3.0, False)],
 )
 def test_silence_needs_both_thresholds(no_speech: float, logprob: float, silent: bool) -> None:
-    assert is_silence(Figures(logprob, no_speech, 1.0, ()), OPTIONS) is silent
+    assert is_silence(Figures(logprob, no_speech, 1.0, ()), 30.0, OPTIONS) is silent
+
+
+@pytest.mark.parametrize(
+    ("seconds", "no_speech", "silent"),
+    [(0.2, 0.96, True), (1.9, 0.86, True), (0.2, 0.8, False), (3.0, 0.96, False)],
+)
+def test_moment_of_sound_is_silence_when_the_model_is_sure_of_it(
+    seconds: float, no_speech: float, silent: bool
+) -> None:
+    assert is_silence(Figures(-0.7, no_speech, 1.0, ()), seconds, OPTIONS) is silent
 
 
 def test_silence_follows_the_options() -> None:
     figures = Figures(-1.5, 0.5, 1.0, ())
-    assert not is_silence(figures, OPTIONS)
-    assert is_silence(figures, settled(no_speech_threshold=0.4))
-    assert not is_silence(figures, settled(no_speech_threshold=0.4, logprob_threshold=-2.0))
+    assert not is_silence(figures, 30.0, OPTIONS)
+    assert is_silence(figures, 30.0, settled(no_speech_threshold=0.4))
+    assert not is_silence(figures, 30.0, settled(no_speech_threshold=0.4, logprob_threshold=-2.0))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stenopool.decoding.quality import Figures
-from stenopool.decoding.readings import Reading, in_order
+from stenopool.decoding.readings import Reading, in_order, whole
 from stenopool.transcript import Word
 
 FIGURES = Figures(-0.2, 0.0, 1.0, ())
@@ -34,3 +34,11 @@ def test_no_word_overlaps_or_ends_before_it_starts(times: list[list[tuple[float,
     assert len(words) == sum(map(len, times))
     assert all(word.start <= word.end for word in words)
     assert all(left.end <= right.start for left, right in pairwise(words))
+
+
+def test_readings_of_a_window_as_one_have_the_worst_figures_and_all_flags() -> None:
+    loop = Reading((), Figures(-0.1, 0.0, 9.0, ("repetition",)), 0.5, 1.0)
+    doubtful = Reading((), Figures(-0.5, 0.2, 1.0, ()), 0.25, 2.0)
+    one = whole([loop, doubtful])
+    assert one.figures == Figures(-0.5, 0.2, 1.0, ("repetition",))
+    assert (one.dropped_seconds, one.end) == (0.75, 2.0)

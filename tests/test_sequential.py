@@ -209,14 +209,27 @@ def test_senseless_timestamps_come_to_an_end(
 
 
 def test_hopeless_window_is_dropped_and_the_next_is_read(vocabulary: Vocabulary) -> None:
+    hopeless = " ".join(story(60))
+
     def script(asked: Asked) -> str | None:
-        return "" if asked.call < 2 else None
+        return "" if " ".join(asked.words) in hopeless else None
 
     engine = FakeEngine(vocabulary, script)
     readings = read(engine, long_piece(80), temperatures=(0.0, 0.4))
     assert text_of(readings) == story(80)[60:]
-    assert readings[0].dropped_seconds == 30.0
-    assert [asked.search.temperature for asked in engine.asked] == [0.0, 0.4, 0.0]
+    assert readings[0].dropped_seconds == pytest.approx(30.0)
+    assert [asked.search.temperature for asked in engine.asked[:2]] == [0.0, 0.4]
+
+
+def test_window_that_no_temperature_mends_is_decoded_in_halves(vocabulary: Vocabulary) -> None:
+    loop = " ".join(["stone"] * 9)
+
+    def script(asked: Asked) -> str | None:
+        return loop if len(asked.words) > 40 else None
+
+    readings = read(FakeEngine(vocabulary, script), long_piece(60), temperatures=(0.0, 0.4))
+    assert text_of(readings) == story(60)
+    assert all(not one.figures.flags for one in readings)
 
 
 def test_loop_climbs_the_temperatures(vocabulary: Vocabulary) -> None:

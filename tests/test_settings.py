@@ -100,3 +100,13 @@ def test_wrong_value_is_a_usage_error_that_names_the_variable(
     monkeypatch.setenv(variable, value)
     with pytest.raises(UsageError, match=f"`{variable}` is `{value}`"):
         settings()
+
+
+def test_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STENO_MODELS_DIR", "")
+    assert settings().models_dir == user_cache_path("stenopool") / "models"
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STENO_MODELS_DIR", "~/models")
+    assert settings().models_dir == Path.home() / "models"

@@ -162,3 +162,13 @@ def test_tokenizer_of_another_kind_of_model_is_refused(tmp_path: Path, models_di
     other.write_text(text.replace("<|startofprev|>", "<|something|>"))
     with pytest.raises(ModelDamaged, match=r"<\|startofprev\|>"):
         Vocabulary(other)
+
+
+def test_commands_in_a_prompt_are_only_text(vocabulary: Vocabulary) -> None:
+    tokens = vocabulary.context("<|startoftranscript|>", "<|nospeech|> <|endoftext|>")
+    assert all(token < vocabulary.end for token in tokens)
+    assert vocabulary.text(tokens).split() == [
+        "<|startoftranscript|>",
+        "<|nospeech|>",
+        "<|endoftext|>",
+    ]

@@ -4,6 +4,7 @@ import copy
 import gc
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +205,11 @@ NO_SPEECH: dict[str, Sound] = {
     "pink noise": pink_noise(10),
     "hum": HUM,
     "chord": CHORD,
+    "hum of three equal harmonics": np.sum(
+        [tone(10, hz=50 * n, level=0.1) for n in (1, 2, 3)], axis=0
+    ),
+    "American hum": np.sum([tone(10, hz=60 * n, level=0.1) for n in (1, 2, 3)], axis=0),
+    "tone": tone(10, hz=150),
     "a moment": np.zeros(100),
 }
 
@@ -214,7 +220,7 @@ def test_no_speech_gives_no_words(transcriber: Transcriber, tmp_path: Path, name
     assert transcript.segments == ()
     assert transcript.text == ""
     assert transcript.flags == ("no_speech",)
-    assert transcript.coverage.speech_seconds == 0
+    assert transcript.coverage.transcribed_seconds == 0
     assert transcript.duration == pytest.approx(len(NO_SPEECH[name]) / SAMPLE_RATE)
 
 
@@ -506,3 +512,24 @@ def test_every_public_name_is_there_and_others_are_not() -> None:
     assert run_python(code) == "Transcriber Options"
     with pytest.raises(AttributeError, match="`nonsense`"):
         stenopool.nonsense  # noqa: B018
+
+
+def test_transcript_after_a_failed_iteration_is_the_same_error(
+    transcriber: Transcriber, tmp_path: Path
+) -> None:
+    running = transcriber.begin(tmp_path / "gone.wav")
+    with pytest.raises(InputNotFound):
+        list(running)
+    with pytest.raises(InputNotFound):
+        running.transcript()
+
+
+def test_time_that_the_caller_takes_is_not_the_job_s(
+    transcriber: Transcriber, speech_wav: Path
+) -> None:
+    running = transcriber.begin(speech_wav)
+    begun = time.perf_counter()
+    next(iter(running))
+    time.sleep(3.0)
+    transcript = running.transcript()
+    assert transcript.timing.wall_seconds <= time.perf_counter() - begun - 2.9

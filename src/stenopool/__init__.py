@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from stenopool.errors import StenoError
@@ -63,7 +64,7 @@ def transcribe(
     """
     from stenopool.decoding.options import Options
 
-    return _transcriber(str(model)).transcribe(path, Options.of(**options), progress=progress)
+    return _transcriber(model).transcribe(path, Options.of(**options), progress=progress)
 
 
 def stream(
@@ -75,7 +76,7 @@ def stream(
     """The segments of one recording, each as soon as it is ready. Arguments as for `transcribe`."""
     from stenopool.decoding.options import Options
 
-    return _each(_transcriber(str(model)).begin(path, Options.of(**options)))
+    return _each(_transcriber(model).begin(path, Options.of(**options)))
 
 
 def _each(segments: Iterable[Segment]) -> Iterator[Segment]:
@@ -83,8 +84,16 @@ def _each(segments: Iterable[Segment]) -> Iterator[Segment]:
     yield from segments
 
 
+def _transcriber(model: str | Path) -> Transcriber:
+    with _LOADING:  # else threads that begin together would each load it
+        return _loaded(model)
+
+
+_LOADING = Lock()
+
+
 @lru_cache(maxsize=1)
-def _transcriber(model: str) -> Transcriber:
+def _loaded(model: str | Path) -> Transcriber:
     from stenopool.decoding.transcriber import Transcriber
 
     return Transcriber(model)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from platformdirs import user_cache_path
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stenopool.errors import UsageError
@@ -18,9 +19,13 @@ from stenopool.errors import UsageError
 class Settings(BaseSettings):
     """Each attribute is an environment variable: `STENO_MODELS_DIR`, `STENO_OFFLINE`, …"""
 
-    model_config = SettingsConfigDict(env_prefix="STENO_", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STENO_", env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
-    models_dir: Path = user_cache_path("stenopool") / "models"
+    models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = (
+        user_cache_path("stenopool") / "models"
+    )
     """Folder that pulled models are kept in."""
 
     offline: bool = False

@@ -6,14 +6,14 @@ windows shorter than 30 s. The joint is found by words and their times, not by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import SequenceMatcher
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window, joined
 from stenopool.decoding.parallel import even_batches, ordered
-from stenopool.decoding.readings import Reading
+from stenopool.decoding.readings import Reading, whole
 from stenopool.decoding.recognise import Recogniser
 from stenopool.transcript import Word
 
@@ -45,16 +45,6 @@ def chunked_readings(
             yield first
     if held is not None:
         yield held
-
-
-def whole(readings: Sequence[Reading]) -> Reading:
-    """The readings of one window as one, with the figures of the most doubtful."""
-    return Reading(
-        words=tuple(word for reading in readings for word in reading.words),
-        figures=min((one.figures for one in readings), key=lambda one: one.avg_logprob),
-        dropped_seconds=sum(reading.dropped_seconds for reading in readings),
-        end=readings[-1].end,
-    )
 
 
 def overlapping(pieces: Iterable[Piece], length: int) -> Iterator[Window]:

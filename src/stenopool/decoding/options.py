@@ -83,15 +83,18 @@ class Options:
     audio_track: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "language", language_code(str(self.language)))
+        language = AUTO if self.language is None else str(self.language)
+        object.__setattr__(self, "language", language_code(language))
         object.__setattr__(self, "temperatures", _temperatures(self.temperatures))
         _one_of("task", self.task, TASKS)
         _one_of("algorithm", self.algorithm, (AUTO, *ALGORITHMS))
         for name, (low, high) in _RANGES.items():
             _within(name, getattr(self, name), low, high)
         for name in ("initial_prompt", "hotwords"):
-            if not isinstance(getattr(self, name), str):
-                raise UsageError(f"`{name}` is not text", do="Give a string; empty is none")
+            _text(name, getattr(self, name))
+        _switch("word_timestamps", self.word_timestamps)
+        if self.condition_on_previous_text is not None:
+            _switch("condition_on_previous_text", self.condition_on_previous_text)
 
     @classmethod
     def of(cls, **given: object) -> Self:
@@ -147,6 +150,20 @@ class Options:
             chunk_seconds=self.chunk_seconds or chunk_seconds or 30.0,
             condition_on_previous_text=bool(self.condition_on_previous_text),
         )
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"`{name}` is not text", do="Give a string; empty is none")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"`{name}` is not UTF-8", do="Check the terminal's encoding") from error
+
+
+def _switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise UsageError(f"`{name}` is neither true nor false: {value!r}", do="Give a bool")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -24,6 +24,8 @@ SPEECH_DROPPED = "speech_dropped"
 LANGUAGE_UNCERTAIN = "language_uncertain"
 
 FASTEST_CHARACTERS = 40.0  # a second of speech; an auctioneer reaches 25
+BRIEF_SECONDS = 2.0  # of speech in a window
+BRIEF_NO_SPEECH = 0.85  # probability
 LONGEST_PATTERN = 12  # words in a loop
 MOST_REPEATS = {1: 6, 2: 4, 3: 4}  # of a pattern of so many words that people do say in a row
 FEWEST_REPEATS = 3  # of a longer pattern that make a loop
@@ -77,8 +79,16 @@ def judge(hypothesis: Hypothesis, text: str, speech_seconds: float, options: Opt
     return Figures(hypothesis.avg_logprob, hypothesis.no_speech_prob, ratio, tuple(flags))
 
 
-def is_silence(figures: Figures, options: Options) -> bool:
-    """Whether the model itself says that nobody speaks (section 4.5 of the Whisper paper)."""
+def is_silence(figures: Figures, speech_seconds: float, options: Options) -> bool:
+    """Whether the model itself says that nobody speaks.
+
+    The rule of the Whisper paper (section 4.5), and one of our own for a moment of sound on its
+    own, such as the beginning of a hum: there the model is sure of its `you` or `Bye.`, but surer
+    that nobody speaks. Measured on 375 recordings of one digit, the probability of no speech was
+    above 0.8 in one of 200, and in none that was understood; on hums and chords it was above 0.88.
+    """
+    if speech_seconds < BRIEF_SECONDS and figures.no_speech_prob > BRIEF_NO_SPEECH:
+        return True
     return (
         figures.no_speech_prob > options.no_speech_threshold
         and figures.avg_logprob < options.logprob_threshold

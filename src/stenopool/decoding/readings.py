@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from stenopool.decoding.quality import Figures
@@ -24,6 +24,18 @@ class Reading:
     figures: Figures
     dropped_seconds: float
     end: float
+
+
+def whole(readings: Sequence[Reading]) -> Reading:
+    """The readings of one window as one: the figures of the most doubtful, the flags of all."""
+    figures = min((one.figures for one in readings), key=lambda one: one.avg_logprob)
+    flags = dict.fromkeys(flag for one in readings for flag in one.figures.flags)
+    return Reading(
+        words=tuple(word for reading in readings for word in reading.words),
+        figures=replace(figures, flags=tuple(flags)),
+        dropped_seconds=sum(reading.dropped_seconds for reading in readings),
+        end=readings[-1].end,
+    )
 
 
 def in_order(readings: Iterable[Reading]) -> Iterator[Reading]:

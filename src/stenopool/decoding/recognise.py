@@ -114,7 +114,7 @@ class Recogniser:
             if timed.rest is None or timed.unheard_seconds < UNHEARD_SECONDS or final:
                 return [timed.reading()], ()
             return [timed.reading_before()], (timed.rest,)
-        if is_silence(decoded.figures, self.options):
+        if self.is_silence(decoded):
             return [_nothing(decoded)], ()
         if window.seconds > HALVED_SECONDS and not final:
             return [], window.halves()
@@ -124,7 +124,7 @@ class Recogniser:
         """Whether a hypothesis needs no second look."""
         if not decoded.text:
             return decoded.window.speech_seconds < HEARD_SECONDS
-        return not decoded.figures.flags and not is_silence(decoded.figures, self.options)
+        return not decoded.figures.flags and not self.is_silence(decoded)
 
     def _last_resort(self, timed: Timed) -> Reading:
         window = timed.decoded.window
@@ -134,12 +134,12 @@ class Recogniser:
 
     def usable(self, decoded: Decoded) -> bool:
         """Whether a text may be given to the user, with its flags if it has any."""
-        figures = decoded.figures
-        return (
-            bool(decoded.text)
-            and FAST not in figures.flags
-            and not is_silence(figures, self.options)
-        )
+        invented = FAST in decoded.figures.flags
+        return bool(decoded.text) and not invented and not self.is_silence(decoded)
+
+    def is_silence(self, decoded: Decoded) -> bool:
+        """Whether the model itself says that nobody speaks."""
+        return is_silence(decoded.figures, decoded.window.speech_seconds, self.options)
 
     def best(
         self,

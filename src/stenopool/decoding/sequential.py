@@ -13,7 +13,7 @@ from dataclasses import replace
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import WINDOW_SAMPLES
 from stenopool.audio.windows import Piece, Window, joined
-from stenopool.decoding.readings import Reading
+from stenopool.decoding.readings import Reading, whole
 from stenopool.decoding.recognise import UNHEARD_SECONDS, Decoded, Recogniser
 from stenopool.decoding.tokens import PREVIOUS_TOKENS, SECONDS_PER_TIMESTAMP, Vocabulary
 
@@ -58,9 +58,12 @@ class _Walk:
         recogniser = self._recogniser
         encoded = recogniser.encode([window])
         decoded = recogniser.best(window, encoded, previous=self._told, timestamps=True)
-        if not recogniser.usable(decoded):
+        if recogniser.is_silence(decoded):
             nothing = Reading((), decoded.figures, window.speech_seconds, window.end)
             return nothing, window.seconds
+        if not recogniser.acceptable(decoded):
+            self._told = []  # a loop that is told goes on for ever
+            return whole(recogniser.read([window])[0]), window.seconds
         tokens, seconds = consumed(decoded.hypothesis.tokens, recogniser.vocabulary)
         kept = replace(decoded, hypothesis=replace(decoded.hypothesis, tokens=tokens))
         timed = recogniser.timed([kept], encoded)[0]
@@ -76,9 +79,7 @@ class _Walk:
         return Reading(timed.words, decoded.figures, unheard, done.end), done.seconds
 
     def _remember(self, decoded: Decoded) -> None:
-        options = self._recogniser.options
-        if not options.condition_on_previous_text or not self._recogniser.acceptable(decoded):
-            self._told = []  # a loop that is told goes on for ever
+        if not self._recogniser.options.condition_on_previous_text:
             return
         text = self._recogniser.vocabulary.text_tokens(decoded.hypothesis.tokens)
         self._told = [*self._told, *text][-PREVIOUS_TOKENS:]

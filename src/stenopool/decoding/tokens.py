@@ -35,6 +35,8 @@ class Vocabulary:
                 f"`{file.name}` is not a tokenizer: {error}",
                 do="Pull the model again with `steno models pull NAME --force`",
             ) from error
+        # `<|nospeech|>` in a prompt is text: only we may give the model commands.
+        self._tokenizer.encode_special_tokens = True
         self.start = self._special("<|startoftranscript|>")
         self.end = self._special("<|endoftext|>")
         self.previous = self._special("<|startofprev|>")

@@ -157,15 +157,25 @@ class Transcription:
         self._duration = 0.0  # seconds
         self._flags = transcriber.flags_of(options)
         self._wall = 0.0  # seconds
+        self._error: BaseException | None = None
         self._stream = self._run()
 
     def __iter__(self) -> Iterator[Segment]:
         return self._stream
 
     def transcript(self) -> Transcript:
-        """The whole transcript; does what is left to do."""
+        """The whole transcript; does what is left to do.
+
+        Raises:
+            InputError, EngineError: by name; again, if the iteration has raised it before.
+            RuntimeError: the iteration was closed before its end.
+        """
         for _ in self._stream:
             pass
+        if isinstance(self._error, GeneratorExit):
+            raise RuntimeError("this transcription was closed before its end")
+        if self._error is not None:
+            raise self._error
         text = " ".join(segment.text for segment in self._segments)
         dropped = min(self._dropped, self._speech)
         return Transcript(
@@ -182,6 +192,13 @@ class Transcription:
         )
 
     def _run(self) -> Iterator[Segment]:
+        try:
+            yield from self._transcribed()
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def _transcribed(self) -> Iterator[Segment]:
         begun = time.perf_counter()
         with Recording(
             self._path, track=self._options.audio_track, max_hours=settings().max_hours
@@ -190,8 +207,9 @@ class Transcription:
             readings = self._counted_drops(in_order(self._readings(pieces)), recording)
             for segment in segments(readings, keep_words=self._options.word_timestamps):
                 self._segments.append(segment)
-                self._wall = time.perf_counter() - begun
+                given = time.perf_counter()
                 yield segment
+                begun += time.perf_counter() - given  # what the caller does with it is not ours
             self._duration = recording.seconds
             self._flags += [*recording.flags, *self._doubts()]
         self._progress(self._duration, self._duration)
@@ -245,7 +263,7 @@ class Transcription:
             self._progress(reading.end, recording.claimed_seconds)
 
     def _doubts(self) -> Iterator[str]:
-        if not self._speech:
+        if not self._segments and not self._passage_lost:
             yield NO_SPEECH
         if self._passage_lost:
             yield SPEECH_DROPPED

@@ -31,7 +31,8 @@ class Choice:
 
 
 def choose(engine: str = AUTO, device: str = AUTO, threads: int = 0) -> Choice:
-    """The engine and device for this machine; `threads` 0 is one for each usable core.
+    """The engine and device for this machine; `threads` 0 is one for each usable core, and no
+    more than those are ever used.
 
     Raises:
         UnknownName: no such engine or device.
@@ -47,7 +48,7 @@ def choose(engine: str = AUTO, device: str = AUTO, threads: int = 0) -> Choice:
             "CTranslate2 finds no CUDA device",
             do="Use `--device cpu`, or install an NVIDIA driver with cuBLAS and cuDNN",
         )
-    cores = threads or settings().threads or usable_cores()
+    cores = min(threads or settings().threads or usable_cores(), usable_cores())
     if devices:
         return Choice("ctranslate2", "cuda", "float16", cores, "a CUDA device is present")
     why = "the CPU was asked for" if device == "cpu" else "there is no CUDA device"
