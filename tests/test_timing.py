@@ -69,8 +69,8 @@ def test_long_words_and_numbers_may_take_longer() -> None:
 
 def test_times_count_from_the_start_of_the_recording() -> None:
     window = Window((piece(10.0, 12.0), piece(20.0, 23.0)))
-    first, second = timed_words([placed(" one", 0.5, 0.9), placed(" two", 3.0, 3.5)], window)
-    assert (first.start, first.end) == pytest.approx((10.5, 10.9))
+    first, second = timed_words([placed(" one", 0.8, 0.9), placed(" two", 3.0, 3.5)], window)
+    assert (first.start, first.end) == pytest.approx((10.8, 10.9))
     assert (second.start, second.end) == pytest.approx((21.0, 21.5))
     assert first.word == " one"
     assert first.probability == 0.5
@@ -81,6 +81,13 @@ def test_border_inside_a_pause_is_drawn_to_the_speech() -> None:
     first, second = timed_words([placed(" one", 0.0, 2.1), placed(" two", 2.1, 5.0)], window)
     assert (first.start, first.end) == pytest.approx((10.2 - LEAD, 11.8))
     assert (second.start, second.end) == pytest.approx((20.2 - LEAD, 22.8))
+
+
+def test_first_word_begins_with_the_speech_and_later_ones_where_they_are() -> None:
+    window = Window((piece(10.0, 12.0),))
+    words = timed_words([placed(" one", 0.5, 0.9), placed(" two", 1.0, 1.5)], window)
+    assert [word.start for word in words] == pytest.approx([10.2 - LEAD, 11.0])
+    assert words[0].end == pytest.approx(10.9)
 
 
 def test_word_across_two_pieces_goes_where_most_of_it_is() -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from stenopool.audio import SAMPLE_RATE
-from stenopool.audio.windows import Window
+from stenopool.audio.windows import Piece, Window
 from stenopool.engines.base import Alignment
 from stenopool.transcript import Word
 
 SHORTEST_WORD = 0.02  # seconds: one position of the encoder
 LEAD = 0.05  # seconds before speech is heard: a cut at a word's start must not clip its consonant
+ONSET_REACH = 0.4  # seconds of speech before a first word that are its own
 SLOW_WORD = 1.0  # seconds that any word may take, and more by its length
 SLOW_LETTER = 0.1
 SLOW_DIGIT = 0.5  # `1945` is four words
@@ -58,33 +59,53 @@ def _longest(text: str) -> float:
 
 
 def timed_words(words: Sequence[PlacedWord], window: Window) -> tuple[Word, ...]:
-    """Words with times in the recording, in order, none ending before it starts or overlapping."""
+    """Words with times in the recording, in order, none ending before it starts or overlapping.
+
+    Cross-attention places borders next to a pause anywhere inside the pause; voice activity knows
+    better where sound begins and ends. So each word is drawn into the speech that it overlaps most,
+    and the first word of a stretch of speech begins with it.
+    """
     timed: list[Word] = []
     earliest = 0.0
+    before = -1  # index of the stretch that the word before is in
     for word in words:
-        start, end = _in_speech(word.start, word.end, window)
+        index = _most_overlapped(word, window)
+        start, end = _drawn_into(word, window.pieces[index], window.offsets[index])
+        if index != before:
+            start = _with_onset(start, window.pieces[index])
         start = max(start, earliest)
         earliest = max(end, start)
+        before = index
         timed.append(Word(word.text, start, earliest, word.probability))
     return tuple(timed)
 
 
-def _in_speech(start: float, end: float, window: Window) -> tuple[float, float]:
-    """A word's time in the recording, drawn into the speech that it overlaps most.
-
-    Cross-attention places borders next to a pause anywhere inside the pause; voice activity knows
-    better where sound begins and ends.
-    """
-    first, after = start * SAMPLE_RATE, end * SAMPLE_RATE
-    best, most = 0, float("-inf")
-    for index, (piece, offset) in enumerate(zip(window.pieces, window.offsets, strict=False)):
+def _most_overlapped(word: PlacedWord, window: Window) -> int:
+    """Index of the piece whose speech the word overlaps most, or comes nearest to."""
+    first, after = word.start * SAMPLE_RATE, word.end * SAMPLE_RATE
+    overlaps = []
+    for piece, offset in zip(window.pieces, window.offsets, strict=False):
         voice_from = offset + piece.voice_start - piece.start
-        overlap = min(after, voice_from + piece.voiced) - max(first, voice_from)
-        if overlap > most:
-            best, most = index, overlap
-    piece, offset = window.pieces[best], window.offsets[best]
-    low = max(piece.start, piece.voice_start - LEAD * SAMPLE_RATE)
-    high = piece.voice_end
-    begin = min(max(piece.start + first - offset, low), high - SHORTEST_WORD * SAMPLE_RATE)
-    finish = min(max(piece.start + after - offset, begin + SHORTEST_WORD * SAMPLE_RATE), high)
+        overlaps.append(min(after, voice_from + piece.voiced) - max(first, voice_from))
+    return overlaps.index(max(overlaps))
+
+
+def _drawn_into(word: PlacedWord, piece: Piece, offset: int) -> tuple[float, float]:
+    """Seconds in the recording, inside a piece's speech."""
+    low, high = _onset(piece), piece.voice_end
+    shift = piece.start - offset
+    shortest = SHORTEST_WORD * SAMPLE_RATE
+    begin = min(max(word.start * SAMPLE_RATE + shift, low), high - shortest)
+    finish = min(max(word.end * SAMPLE_RATE + shift, begin + shortest), high)
     return max(begin, low) / SAMPLE_RATE, max(finish, low) / SAMPLE_RATE
+
+
+def _with_onset(start: float, piece: Piece) -> float:
+    """The onset of a piece's speech, if a word begins little later: whose else would it be?"""
+    onset = _onset(piece) / SAMPLE_RATE
+    return onset if start - onset <= ONSET_REACH else start
+
+
+def _onset(piece: Piece) -> float:
+    """Sample at which the first word of a piece may begin."""
+    return max(piece.start, piece.voice_start - LEAD * SAMPLE_RATE)
