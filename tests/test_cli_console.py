@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -13,11 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands import OPENING, Steno, on_a_terminal, samples, screen
+from commands import OPENING, STENO, Steno, on_a_terminal, ran, samples, screen
 from sounds import write_wav
 from stenopool import __version__
-from stenopool.cli.console import ProgressBar, clock, complain, printable, say
-from stenopool.cli.transcribe import emit, emit_json
+from stenopool.cli.console import ProgressBar, clock, complain, emit, emit_json, printable, say
 from stenopool.errors import InputEmpty
 
 TINY = ("--model", "tiny.en")
@@ -123,8 +123,23 @@ def test_text_is_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> N
     stdout = Ascii()
     monkeypatch.setattr(sys, "stdout", stdout)
     emit("réunion 会議\n")
-    emit_json({"path": os.fsdecode(b"\xe9")})
-    assert stdout.bytes() == "réunion 会議\n".encode() + b'{"path": "\\udce9"}\n'
+    emit_json({"text": "é🎙"})
+    emit("lone \ud800\n")
+    assert (
+        stdout.bytes() == "réunion 会議\n".encode() + b'{"text": "\\u00e9\\ud83c\\udf99"}\nlone ?\n'
+    )
+
+
+@given(st.binary(max_size=20), st.text())
+def test_json_has_no_lone_surrogates_and_nothing_else_is_changed(name: bytes, text: str) -> None:
+    stdout = Ascii()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        emit_json({"path": os.fsdecode(name), "text": [text, "\udce9", 0.1]})
+    data = json.loads(stdout.bytes())
+    assert data["path"] == re.sub("[\ud800-\udfff]", "\ufffd", os.fsdecode(name))
+    assert data["text"] == [text, "\ufffd", 0.1]
+    assert stdout.bytes().count(b"\n") == 1
 
 
 @pytest.fixture
@@ -165,6 +180,86 @@ def test_reader_that_goes_away_is_no_traceback() -> None:
     done = python(LISTING, writing)
     os.close(writing)
     assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def redirected(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a shell runs it, with something done to its output."""
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *STENO, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "1</dev/null"])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["models", "list"], ["models", "list", "--json"], ["doctor"]]
+)
+def test_closed_stdout_is_an_output_error(redirection: str, arguments: list[str]) -> None:
+    done = redirected(redirection, *arguments)
+    assert done.returncode == 6
+    error, hint = done.stderr.splitlines()
+    assert error == "error[output_unwritable]: cannot write to stdout: it is closed"
+    assert hint.startswith("hint: Let stdout go to ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["transcribe", "gone.wav"],
+        ["transcribe", "gone.wav", "--json", "--output-dir", "."],
+        ["run", "--bucket", "gone", "--once", "--json"],
+    ],
+)
+def test_closed_stdout_is_told_before_any_work(arguments: list[str]) -> None:
+    done = redirected(">&-", *arguments)
+    assert done.returncode == 6
+    assert "gone" not in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2</dev/null", "2>/dev/full"])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["models", "list"], 0),
+        (["models", "show", "tiny.enn"], 2),
+        (["transcribe"], 2),  # refused by the parser
+        (["transcribe", "a.wav", "--format", "doc"], 2),
+    ],
+)
+def test_unwritable_stderr_does_not_change_the_status(
+    redirection: str, arguments: list[str], status: int
+) -> None:
+    if "/dev/full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    done = redirected(redirection, *arguments)
+    assert done.returncode == status
+    assert bool(done.stdout) == (status == 0)
+
+
+def test_progress_without_stderr_is_no_error(steno: Steno, clip: Path) -> None:
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *STENO, "transcribe", *TINY, str(clip)]
+    done = ran(command, steno.environment())
+    assert done.status == 0
+    assert done.text.startswith(OPENING)
+
+
+PATIENT = """
+import os, sys, time
+from stenopool.cli.console import emit
+os.set_blocking(1, False)
+begun = time.process_time()
+emit("é" * 1_000_000)
+print(time.process_time() - begun, file=sys.stderr)
+"""
+
+
+def test_stdout_that_does_not_block_is_waited_for_without_work() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PATIENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(1.5)  # the pipe is full, and nobody reads
+    out, err = process.communicate(timeout=60)
+    assert out.decode() == "é" * 1_000_000
+    assert float(err) < 0.3
 
 
 def test_version_is_that_of_the_package() -> None:

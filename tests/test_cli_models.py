@@ -41,6 +41,7 @@ def test_list_names_every_model_and_whether_it_is_here(here: InProcess) -> None:
 def test_columns_of_the_list_are_aligned(here: InProcess) -> None:
     head, *rows = here("models", "list").text.splitlines()
     at = head.index("DESCRIPTION")
+    assert rows
     for row, entry in zip(rows, CATALOGUE.values(), strict=True):
         assert row[at:] == entry.description
         assert row == row.rstrip()
@@ -49,6 +50,7 @@ def test_columns_of_the_list_are_aligned(here: InProcess) -> None:
 def test_list_as_json_lines(here: InProcess) -> None:
     lines = here("models", "list", "--json").lines
     assert [line["name"] for line in lines] == list(CATALOGUE)
+    assert lines
     by_name = {line["name"]: line for line in lines}
     assert by_name["tiny.en"]["pulled"] is True
     assert by_name["base"]["pulled"] is False

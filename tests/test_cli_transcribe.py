@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sounds import write_wav
 from stenopool import Transcript
 from stenopool.cli import app
 from stenopool.cli.console import report_pull
+from stenopool.cli.transcribe import Target
 from stenopool.decoding.options import Options
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing
 
@@ -161,6 +163,80 @@ def test_same_names_in_one_output_folder_are_refused(
     assert f"`{clip.name}`" in ran.stderr
     assert spy.made == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["same", "dotted", "linked"])
+def test_output_that_would_overwrite_a_recording_is_refused(
+    spy: Spy, here_spied: InProcess, tmp_path: Path, way: str
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name in ("talk", "talk.srt"):
+        (folder / name).write_text("precious")
+    (tmp_path / "linked").symlink_to(folder)
+    target = {"same": folder, "dotted": folder / ".." / "here", "linked": tmp_path / "linked"}[way]
+    recordings = [folder / "talk", folder / "talk.srt"]
+    ran = here_spied("transcribe", *recordings, "-f", "txt", "-f", "srt", "-o", target)
+    assert ran.status == 2
+    assert ran.stderr.startswith("error[usage]: the recording `")
+    assert "talk.srt" in ran.stderr
+    assert spy.made == []
+    assert tree(folder) == ["talk", "talk.srt"]
+    assert (folder / "talk.srt").read_text() == "precious"
+
+
+def test_outputs_of_an_earlier_run_are_replaced(
+    spy: Spy, here_spied: InProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "talk.txt").write_text("old")
+    assert here_spied("transcribe", tmp_path / "talk", "-o", tmp_path).status == 0
+    assert (tmp_path / "talk.txt").read_text() == "réunion\n"
+
+
+def test_format_that_is_given_twice_is_written_once(here_spied: InProcess, tmp_path: Path) -> None:
+    ran = here_spied("transcribe", "a.wav", "-f", "txt", "-f", "txt", "-o", tmp_path)
+    assert ran.stderr.splitlines() == [str(tmp_path / "a.wav.txt")]
+    assert here_spied("transcribe", "a.wav", "-f", "txt", "-f", "txt").text == "réunion\n"
+
+
+def test_many_recordings_are_checked_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(30_000)]
+    begun = time.perf_counter()
+    Target(("txt",), tmp_path, json_lines=False, quiet=True).check(paths)
+    assert time.perf_counter() - begun < 4
+
+
+@pytest.mark.parametrize("formats", [["srt"], ["txt"], ["srt", "vtt"]])
+def test_format_that_json_would_ignore_is_refused(
+    spy: Spy, here_spied: InProcess, tmp_path: Path, formats: list[str]
+) -> None:
+    chosen = [part for name in formats for part in ("-f", name)]
+    ran = here_spied("transcribe", "--json", "a.wav", *chosen)
+    assert ran.status == 2
+    assert ran.text == ""
+    assert ran.stderr.startswith("error[usage]: `--json`")
+    assert "--output-dir" in ran.stderr
+    assert spy.made == []
+    ran = here_spied("transcribe", "--json", "a.wav", *chosen, "-o", tmp_path)
+    assert ran.status == 0
+    assert tree(tmp_path) == sorted(f"a.wav.{name}" for name in formats)
+
+
+def test_json_lines_hold_the_json_document(here: InProcess, clip: Path, tmp_path: Path) -> None:
+    (line,) = here("transcribe", "--json", clip, "-f", "json", "-o", tmp_path).lines
+    document = json.loads((tmp_path / "two cities.wav.json").read_text())
+    assert line["transcript"] == document
+
+
+def test_name_that_is_not_utf_8_has_replacements_in_json(
+    spy: Spy, here_spied: InProcess, tmp_path: Path
+) -> None:
+    recording = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    (line,) = here_spied("transcribe", "--json", recording, "-o", tmp_path / "out").lines
+    assert line["path"] == str(tmp_path / "caf\ufffd.wav")
+    assert line["files"] == [str(tmp_path / "out" / "caf\ufffd.wav.txt")]
+    (written,) = (tmp_path / "out").iterdir()
+    assert os.fsencode(written.name) == b"caf\xe9.wav.txt"
 
 
 def test_json_lines_tell_each_recording(here: InProcess, clip: Path, tmp_path: Path) -> None:
@@ -325,6 +401,7 @@ def test_status_is_the_highest_of_all(here: InProcess, clip: Path, tmp_path: Pat
 @pytest.mark.parametrize("command", ["transcribe", "run"])
 def test_every_field_of_options_is_a_command_option_with_help(command: str) -> None:
     known = command_options(command)
+    assert dataclasses.fields(Options)
     for field in dataclasses.fields(Options):
         option = known[field.name]
         assert f"--{field.name.replace('_', '-')}" in option.opts
@@ -335,7 +412,9 @@ def test_every_field_of_options_is_a_command_option_with_help(command: str) -> N
 
 @pytest.mark.parametrize("command", ["transcribe", "run"])
 def test_every_option_has_help(command: str) -> None:
-    assert [name for name, one in command_options(command).items() if not one.help] == []
+    known = command_options(command)
+    assert known
+    assert [name for name, one in known.items() if not one.help] == []
 
 
 def test_test_knows_every_option() -> None:
@@ -368,6 +447,8 @@ def test_choice_of_engine_arrives(spy: Spy, here_spied: InProcess) -> None:
 def test_real_options_change_the_result(here: InProcess, clip: Path) -> None:
     (plain,) = here("transcribe", "--json", clip).lines
     (without,) = here("transcribe", "--json", "--no-word-timestamps", clip).lines
+    assert plain["transcript"]["segments"]
+    assert without["transcript"]["segments"]
     assert all(segment["words"] for segment in plain["transcript"]["segments"])
     assert not any(segment.get("words") for segment in without["transcript"]["segments"])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -11,10 +13,12 @@ from urllib.parse import unquote
 import pytest
 import typer
 
+import stenopool
 from commands import load
 from stenopool import errors
 from stenopool.audio import media
 from stenopool.cli import app
+from stenopool.cli.console import READER_GONE
 from stenopool.decoding import options, quality, transcriber
 from stenopool.settings import Settings
 
@@ -99,29 +103,67 @@ def test_command_has_help(name: str) -> None:
 
 
 def test_commands_that_the_pages_show_exist() -> None:
-    for page in PAGES:
+    shown = [
+        (page.name, first, second)
+        for page in PAGES
         for first, second in re.findall(
             r"^(?:\$ )?steno ([a-z]+)(?: ([a-z]+))?", page.read_text(encoding="utf-8"), re.MULTILINE
-        ):
-            known = {f"steno {first}", f"steno {first} {second}"}
-            assert known & COMMANDS.keys(), f"{page.name}: steno {first} {second}"
+        )
+    ]
+    assert shown
+    for name, first, second in shown:
+        known = {f"steno {first}", f"steno {first} {second}"}
+        assert known & COMMANDS.keys(), f"{name}: steno {first} {second}"
 
 
 def test_options_that_the_pages_show_exist() -> None:
     known = {"--help", "--version"}
     for command in COMMANDS.values():
         known.update(*(one.opts + one.secondary_opts for one in command.params))
-    for page in PAGES:
-        for line in re.findall(r"^.*\bsteno [a-z]+ .*$", page.read_text(encoding="utf-8"), re.M):
-            shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line.partition("steno ")[2]))
-            assert shown <= known, f"{page.name}: {shown - known}"
+    shown = {
+        (page.name, option)
+        for page in PAGES
+        for line in re.findall(r"^.*\bsteno [a-z]+ .*$", page.read_text(encoding="utf-8"), re.M)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line.partition("steno ")[2])
+    }
+    assert shown
+    assert [(name, option) for name, option in shown if option not in known] == []
 
 
 def test_exit_statuses_are_those_of_the_errors() -> None:
     page = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
     listed = {int(one) for one in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
     branches = errors.StenoError.__subclasses__()
-    assert listed == {0, 130, *(one.exit_status for one in branches)}
+    assert listed == {0, 130, READER_GONE, *(one.exit_status for one in branches)}
+
+
+# --- Python ------------------------------------------------------------------------------------
+
+WITH_PYTHON = [PROJECT / "README.md", DOCS / "guides" / "python.md"]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_python_that_the_pages_show_compiles(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_names_that_the_pages_take_from_the_package_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    attributes = set(re.findall(r"(?<!from )(?<!import )\bstenopool\.([A-Za-z_][\w.]*\w)", text))
+    assert attributes
+    for name in attributes:
+        first = name.partition(".")[0]
+        # What another test has imported is an attribute too, but not of what users have.
+        assert first in dir(stenopool), f"{page.name}: stenopool.{name}"
+        reduce(getattr, name.split("."), stenopool)
+    for module, names in re.findall(r"from (stenopool[\w.]*) import ([\w, ]+)", text):
+        for name in names.split(","):
+            assert hasattr(import_module(module), name.strip()), f"{page.name}: {module}.{name}"
 
 
 # --- codes, flags and settings -----------------------------------------------------------------

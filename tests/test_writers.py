@@ -8,7 +8,7 @@ import pytest
 
 from stenopool.errors import UnknownName
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript, Word
-from stenopool.writers import FORMATS, render
+from stenopool.writers import FORMATS, document, render
 
 ARROW_LINE = re.compile(r"(\d{2,}):(\d\d):(\d\d)([,.])(\d{3}) --> (\d{2,}):(\d\d):(\d\d)\4(\d{3})")
 
@@ -104,10 +104,11 @@ def test_webvtt_has_its_header_points_and_escapes() -> None:
 
 def test_json_is_readable_complete_and_rounded_to_milliseconds() -> None:
     spoken = segment(0.1234567, 1.0, "Grüße", Word("Grüße", 0.1234567, 1.0, 0.123456789))
-    document = render(transcript(spoken), "json")
-    assert document.startswith('{\n  "schema": "stenopool.transcript/1",\n  "text": "Grüße",\n')
-    assert document.endswith("}\n")
-    data = json.loads(document)
+    written = render(transcript(spoken), "json")
+    assert written.startswith('{\n  "schema": "stenopool.transcript/1",\n  "text": "Grüße",\n')
+    assert written.endswith("}\n")
+    data = json.loads(written)
+    assert data == document(transcript(spoken))
     assert data["segments"] == [
         {
             "id": 0,
@@ -174,10 +175,10 @@ def test_time_that_is_no_number_is_refused(format: str, wrong: float) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_can_be_encoded_and_is_the_same_each_time(format: str) -> None:
     odd = transcript(segment(0.0, 1.0, "lone \ud800 surrogate"), *TWO.segments)
-    document = render(odd, format)
-    assert document.encode().decode() == document
-    assert document == render(odd, format)
-    assert "lone ? surrogate" in document
+    written = render(odd, format)
+    assert written.encode().decode() == written
+    assert written == render(odd, format)
+    assert "lone ? surrogate" in written
 
 
 def test_formats_are_those_that_commands_offer() -> None:

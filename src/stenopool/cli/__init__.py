@@ -2,19 +2,21 @@
 
 Exit statuses: 0 success; 1 a defect in Stenopool; 2 wrong usage; 3 a recording cannot be
 transcribed; 4 a model is missing or damaged; 5 an engine is missing or failed; 6 a result cannot be
-written; 130 interrupted. With several recordings it is the highest of theirs.
+written; 130 interrupted; 141 the reader of stdout has gone. With several recordings it is the
+highest of theirs.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import redirect_stderr
 from functools import cache
 
 import typer
 
 from stenopool.cli import doctor, models, run, transcribe
-from stenopool.cli.console import complain, say
+from stenopool.cli.console import complain, emit, forgiving_stderr, say
 from stenopool.errors import StenoError
 
 INTERRUPTED = 130
@@ -23,7 +25,7 @@ app = typer.Typer(
     name="steno",
     help="Recordings become transcripts that can be trusted, on your own machine.",
     epilog="Exit status: 0 success, 1 defect, 2 usage, 3 recording, 4 model, 5 engine, 6 output, "
-    "130 interrupted.",
+    "130 interrupted, 141 reader of stdout gone.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -43,12 +45,17 @@ def root(
     if version:
         from stenopool import __version__
 
-        typer.echo(__version__)
+        emit(f"{__version__}\n")
         raise typer.Exit
 
 
 def main() -> None:
     """Run the command and exit with its status."""
+    with redirect_stderr(forgiving_stderr()):
+        _run()
+
+
+def _run() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_where: _warn(str(message))

@@ -1,17 +1,116 @@
-"""What every command says on stderr: messages, errors, progress."""
+"""What every command writes: data to stdout; messages, errors and progress to stderr."""
 
 from __future__ import annotations
 
+import errno
+import io
+import json
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
+from select import select
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self, TextIO, cast
 
 import typer
 
-from stenopool.errors import StenoError
+from stenopool.errors import OutputUnwritable, StenoError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+READER_GONE = 141  # what a shell reports of a program that SIGPIPE has ended
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def emit(text: str) -> None:
+    """Text on stdout as UTF-8, whatever the locale; exits quietly when its reader has gone.
+
+    Raises:
+        OutputError: stdout is closed, or the file or disk behind it cannot take it.
+    """
+    from stenopool.files import output_error
+
+    stdout = open_stdout()
+    rest = memoryview(text.encode("utf-8", "replace"))
+    try:
+        while rest:
+            written = stdout.write(rest)
+            if written is None:  # it does not block, and is full
+                select([], [stdout], [])
+            else:
+                rest = rest[written:]
+    except BrokenPipeError:
+        sys.exit(READER_GONE)  # `| head` is no error
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise _closed() from error
+        raise output_error(Path("stdout"), error) from error
+
+
+def emit_json(data: object) -> None:
+    """One line of JSON in ASCII on stdout.
+
+    What is not UTF-8 in a name is replaced, as in error records: not every reader takes it.
+    """
+    text = json.dumps(data, ensure_ascii=False)
+    whole = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    emit(json.dumps(json.loads(whole)) + "\n")
+
+
+def open_stdout() -> IO[bytes]:
+    """Standard output without its buffer: what stays there would fail again when Python exits.
+
+    Raises:
+        OutputUnwritable: it is closed.
+    """
+    if sys.stdout is None or sys.stdout.closed:
+        raise _closed()
+    return _unbuffered(sys.stdout)
+
+
+def _closed() -> OutputUnwritable:
+    return OutputUnwritable(
+        "cannot write to stdout: it is closed", do="Let stdout go to a terminal, a file or a pipe"
+    )
+
+
+def _unbuffered(stream: TextIO) -> IO[bytes]:
+    unbuffered: IO[bytes] = getattr(stream.buffer, "raw", stream.buffer)
+    return unbuffered
+
+
+def forgiving_stderr() -> TextIO:
+    """Standard error, in whose failures nobody is interested: they must not end the work."""
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    stream = cast("IO[bytes]", _Forgiving())
+    return io.TextIOWrapper(
+        stream, encoding=encoding, errors="backslashreplace", write_through=True
+    )
+
+
+class _Forgiving(io.RawIOBase):
+    """Takes all that is written, also where it goes nowhere."""
+
+    def __init__(self) -> None:
+        self._stderr = _unbuffered(sys.stderr) if sys.stderr else None
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._stderr is not None and self._stderr.isatty()
+
+    def fileno(self) -> int:
+        return self._stderr.fileno() if self._stderr else super().fileno()
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  any buffer
+        if self._stderr:
+            with suppress(OSError):
+                self._stderr.write(data)
+        return len(data)
 
 
 def say(message: str) -> None:

@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 
+from stenopool.cli.console import emit, emit_json
 from stenopool.cli.models import store
-from stenopool.cli.transcribe import emit, emit_json
-from stenopool.errors import EngineMissing, OutputUnwritable, StenoError
+from stenopool.errors import EngineMissing, OutputUnwritable, StenoError, UnknownName
 
 PACKAGES = ("av", "ctranslate2", "onnxruntime", "numpy", "tokenizers")
 OPTIONAL = {
@@ -29,7 +29,10 @@ ROOMY_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `ok`, `missing` (optional) or `error` (transcription cannot work)."""
+    """One line of the report.
+
+    `status` is `ok`, `missing` (not needed yet), `low` (space) or `error` (it cannot work).
+    """
 
     subject: str
     status: str
@@ -39,7 +42,7 @@ class Finding:
 
 def doctor(
     *,
-    model: Annotated[str, typer.Option("--model", help="The model to check.")] = "base",
+    model: Annotated[str, typer.Option("--model", help="Name or folder to check.")] = "base",
     json_lines: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Check this machine: packages, engine and precision, models, disk."""
@@ -106,7 +109,11 @@ def _engine() -> tuple[str, str]:
 def _model(name: str) -> tuple[str, str]:
     from stenopool.models import entry
 
-    known = entry(name)
+    try:
+        known = entry(name)
+    except UnknownName:  # then it is a folder, or `resolve` refuses it
+        found = store().resolve(name)
+        return "ok", f"SHA-256 {found.sha256[:12]}…, not from the catalogue, in {found.folder}"
     if known.name not in store().pulled():
         return "missing", f"pulled on first use, or now with `steno models pull {known.name}`"
     found = store().verify(known.name)
@@ -121,5 +128,5 @@ def _folder() -> tuple[str, str]:
         raise OutputUnwritable(
             f"`{folder}` cannot be written", do="Set STENO_MODELS_DIR to another folder"
         )
-    status = "ok" if free >= ROOMY_BYTES else "missing"
+    status = "ok" if free >= ROOMY_BYTES else "low"
     return status, f"{folder}, {free / 1e9:.1f} GB free"

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stenopool.cli.console import report_pull, say
-from stenopool.cli.transcribe import emit, emit_json
+from stenopool.cli.console import emit, emit_json, report_pull, say
 
 if TYPE_CHECKING:
     from stenopool.models import ModelEntry, Store

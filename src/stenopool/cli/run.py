@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stenopool.cli.console import ProgressBar, clock, report_pull, say
+from stenopool.cli.console import ProgressBar, clock, emit_json, open_stdout, report_pull, say
 from stenopool.cli.options import (
     DeviceName,
     EngineName,
@@ -18,7 +18,6 @@ from stenopool.cli.options import (
     Threads,
     with_options,
 )
-from stenopool.cli.transcribe import emit_json
 from stenopool.decoding.options import Options
 from stenopool.errors import UnsupportedOption
 
@@ -56,6 +55,8 @@ def run(
         raise UnsupportedOption(
             "`steno run` cannot watch a bucket yet", do="Add `--once`, for example from cron"
         )
+    if json_lines:
+        open_stdout()  # here, not after an hour of work
     opened = Bucket.open(bucket)
     with ProgressBar(quiet=quiet) as bar:
         load = partial(_loaded, model, options, engine=engine, device=device, threads=threads)

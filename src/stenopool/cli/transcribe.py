@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import traceback
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stenopool.cli.console import ProgressBar, complain, report_pull, say
+from stenopool.cli.console import (
+    ProgressBar,
+    complain,
+    emit,
+    emit_json,
+    open_stdout,
+    report_pull,
+    say,
+)
 from stenopool.cli.options import (
     DeviceName,
     EngineName,
@@ -55,7 +63,12 @@ def transcribe(
     """Transcribe recordings; the text goes to stdout, or to files in a folder."""
     from stenopool.decoding.transcriber import Transcriber
 
-    target = Target(tuple(format or ["txt"]), output_dir, json_lines, quiet)
+    if json_lines and format and output_dir is None:
+        raise UsageError(
+            "`--json` prints whole transcripts, in no other format",
+            do="Give `--output-dir` for files in that format, or leave out `--format`",
+        )
+    target = Target(tuple(dict.fromkeys(format or ["txt"])), output_dir, json_lines, quiet)
     target.check(paths)
     with ProgressBar(quiet=quiet) as bar:
         transcriber = Transcriber(
@@ -87,19 +100,39 @@ class Target:
 
         for name in self.formats:
             check_format(name)
+        if self.folder is None or self.json_lines:
+            open_stdout()  # here, not after an hour of work
         if self.folder is None:
             if len(self.formats) > 1:
                 raise UsageError(
                     "several formats on stdout", do="Give `--output-dir`, or one format"
                 )
             return
-        names = [path.name for path in paths]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        self._check_files(self.folder, paths)
+        Bucket(self.folder).make_folder("")
+
+    def _check_files(self, folder: Path, paths: list[Path]) -> None:
+        """Each output has a file of its own, and none is a recording."""
+        ((name, count),) = Counter(path.name for path in paths).most_common(1)
+        if count > 1:
             raise UsageError(
-                f"two recordings are named `{twice}` and would share their output files",
+                f"two recordings are named `{name}` and would share their output files",
                 do="Transcribe them into different folders",
             )
-        Bucket(self.folder).make_folder("")
+        recordings = {identity for path in paths if (identity := _identity(path))}
+        for file in (file for path in paths for _, file in self._files(folder, path)):
+            if _identity(file) in recordings:
+                raise UsageError(
+                    f"the recording `{file}` would be overwritten by the text of another",
+                    do="Choose another `--output-dir`",
+                )
+
+    def _files(self, folder: Path, path: Path) -> Iterator[tuple[str, Path]]:
+        """Each format, and the file that a recording has in it."""
+        from stenopool.pipeline.keys import with_suffix
+
+        for name in self.formats:
+            yield name, folder / with_suffix(path.name, f".{name}")
 
     def write(self, path: Path, transcript: Transcript) -> list[str]:
         """Write or print all formats; returns the paths of the files.
@@ -108,7 +141,6 @@ class Target:
             OutputError: nothing of the file that failed is left.
         """
         from stenopool.files import write_whole
-        from stenopool.pipeline.keys import with_suffix
         from stenopool.writers import render
 
         documents = {name: render(transcript, name) for name in self.formats}
@@ -117,19 +149,29 @@ class Target:
                 emit(documents[self.formats[0]])
             return []
         written = []
-        for name, document in documents.items():
-            file = self.folder / with_suffix(path.name, f".{name}")
-            write_whole(file, document)
+        for name, file in self._files(self.folder, path):
+            write_whole(file, documents[name])
             written.append(os.fsdecode(file))
             if not self.quiet:
                 say(written[-1])
         return written
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _one(
     path: Path, transcriber: Transcriber, options: Options, target: Target, bar: ProgressBar
 ) -> int:
     """Transcribe one recording; returns its exit status."""
+    from stenopool.writers import document
+
     shown = os.fsdecode(path)
     bar.begin(path.name)
     try:
@@ -145,39 +187,12 @@ def _one(
         return failure.exit_status
     if target.json_lines:
         result = {"path": shown, "status": "transcribed", "files": files}
-        emit_json({**result, "transcript": transcript.to_dict()})
+        emit_json({**result, "transcript": document(transcript)})
     return 0
 
 
 def defect(shown: str, error: Exception) -> Defect:
     """An error that should not be, with its traceback on stderr; the next recording goes on."""
-    if isinstance(error, BrokenPipeError):
-        raise error
     traceback.print_exception(error)
     what = f"`{shown}`: {type(error).__name__}: {error}"
     return Defect(what, do="Please report it, with the traceback above")
-
-
-def emit(text: str) -> None:
-    """Text on stdout as UTF-8, whatever the locale.
-
-    Raises:
-        OutputError: the file or disk behind stdout cannot take it.
-    """
-    from stenopool.files import output_error
-
-    # Past the buffer: what stays in it after a failure would fail again when Python exits.
-    stdout = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
-    rest = text.encode()
-    try:
-        while rest:
-            rest = rest[stdout.write(rest) :]
-    except BrokenPipeError:
-        raise  # `| head` is no error
-    except OSError as error:
-        raise output_error(Path("stdout"), error) from error
-
-
-def emit_json(data: object) -> None:
-    """One line of JSON on stdout; names that are not UTF-8 are escaped."""
-    emit(json.dumps(data) + "\n")

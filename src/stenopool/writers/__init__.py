@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from stenopool.errors import UnknownName
 from stenopool.transcript import Transcript
-from stenopool.writers.plain import json_document, tsv, txt
+from stenopool.writers.plain import document, json_document, tsv, txt
 from stenopool.writers.subtitles import srt, vtt
 
-__all__ = ["FORMATS", "check_format", "render"]
+__all__ = ["FORMATS", "check_format", "document", "render"]
 
 _WRITERS: dict[str, Callable[[Transcript], str]] = {
     "txt": txt,

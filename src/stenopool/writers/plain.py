@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from typing import Any
 from unicodedata import category
 
 from stenopool.transcript import Transcript
@@ -48,8 +49,12 @@ def tsv(transcript: Transcript) -> str:
 
 def json_document(transcript: Transcript) -> str:
     """Every field, times rounded to the millisecond; `transcript.schema.json` describes it."""
-    data = _with_rounded_times(transcript.to_dict())
-    return json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    return json.dumps(document(transcript), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def document(transcript: Transcript) -> dict[str, Any]:
+    """What the JSON document holds, as plain data: `--json` prints the same."""
+    return {name: _with_rounded_times(value, name) for name, value in transcript.to_dict().items()}
 
 
 def _with_rounded_times(value: object, key: str = "") -> object:
