@@ -268,12 +268,13 @@ def test_run_that_is_killed_loses_nothing_and_the_next_completes_it(
     assert len(text.split()) > 200
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_gives_130_and_leaves_the_recording_in_place(
-    steno: Steno, bucket: Path, speech_wav: Path
+    steno: Steno, bucket: Path, speech_wav: Path, number: int
 ) -> None:
     short(speech_wav, bucket / "input" / "a.wav")
     original = slow(speech_wav, bucket / "input" / "b.wav").read_bytes()
-    said = _stopped_in_the_middle(steno, bucket, signal.SIGINT, status=130)
+    said = _stopped_in_the_middle(steno, bucket, number, status=130)
     assert (bucket / "input" / "b.wav").read_bytes() == original
     assert tree(bucket / "output") == outputs("a.wav")
     assert tree(bucket / "processed") == ["a.wav"]

@@ -43,6 +43,9 @@ class Stamp(NamedTuple):
 class Bucket:
     """A local folder whose files are addressed by keys; no symbolic link below it is followed.
 
+    Links are looked for just before a file is used. Who exchanges files between the two can still
+    have a link followed, so those who may write to a bucket must be trusted.
+
     Plain file system calls instead of obstore's `LocalStore`: measured, one name with a newline
     aborts its whole listing, and it cannot hold names of 255 bytes.
     """

@@ -8,6 +8,7 @@ highest of theirs.
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from contextlib import redirect_stderr
@@ -56,6 +57,8 @@ def main() -> None:
 
 
 def _run() -> None:
+    # A polite stop is an interrupt: what was begun is cleaned up, and is no crash of its recording.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_where: _warn(str(message))

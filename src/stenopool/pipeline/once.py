@@ -6,6 +6,8 @@ What holds at every moment, also when the process is killed:
 - Documents appear whole; the JSON one appears last and stands for all of them.
 - A finished transcription is not done again: `work/<hash>/done.json` is written once all documents
   lie beside it, and from then on only renames are left, which any later run can finish.
+- A recording that ends the process is tried after all others, and no more after three times:
+  `work/<hash>/attempts.json` is there while it is transcribed, and stays only if the process dies.
 
 A recording that is put under a name again is a new job. Success replaces the documents and the copy
 in `processed/`. Failure leaves those two, which belong together, and replaces what is in `failed/`.
@@ -14,12 +16,10 @@ An error record goes when its recording has left `failed/` and is then transcrib
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -27,16 +27,27 @@ from stenopool.bucket import Bucket, Key, Stamp
 from stenopool.errors import (
     Defect,
     InputChanged,
+    InputCrashed,
     InputError,
     InputNotFound,
     StenoError,
     UsageError,
 )
 from stenopool.pipeline import keys
+from stenopool.pipeline.markers import (
+    COMMIT,
+    Attempts,
+    Done,
+    attempts_key,
+    done_key,
+    read_attempts,
+    read_done,
+    write_attempts,
+    write_done,
+)
+from stenopool.pipeline.record import error_record
 from stenopool.transcript import Transcript
 from stenopool.writers import FORMATS, check_format, render
-
-ERROR_SCHEMA = "stenopool.error/1"
 
 Progress: TypeAlias = Callable[[float, float | None], None]
 """Is told the seconds that are done and, where known, those of the whole recording."""
@@ -45,10 +56,7 @@ Transcribe: TypeAlias = Callable[[Path, Progress], Transcript]
 
 Outcome: TypeAlias = Literal["transcribed", "failed", "left"]
 
-_COMMIT = "json"  # the format that appears last
-_DONE = "done.json"
 _WORK_FOLDER = re.compile(r"work/[0-9a-f]{64}")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -124,24 +132,7 @@ def run_once(
 def _checked(formats: Sequence[str]) -> tuple[str, ...]:
     for name in formats:
         check_format(name)
-    return (*dict.fromkeys(name for name in formats if name != _COMMIT), _COMMIT)
-
-
-@dataclass(frozen=True)
-class _Done:
-    """The marker in `work/`: this state of this recording is transcribed into these formats."""
-
-    key: Key
-    stamp: Stamp
-    formats: tuple[str, ...]
-
-    def to_json(self) -> str:
-        return json.dumps({"key": self.key, "stamp": self.stamp, "formats": self.formats})
-
-    @classmethod
-    def from_json(cls, text: bytes) -> _Done:
-        data = json.loads(text)
-        return cls(data["key"], Stamp(*data["stamp"]), tuple(data["formats"]))
+    return (*dict.fromkeys(name for name in formats if name != COMMIT), COMMIT)
 
 
 @dataclass
@@ -152,15 +143,20 @@ class _Run:
     observer: Observer
     summary: Summary = field(default_factory=Summary)
     observer_error: Exception | None = None
+    died: dict[Key, Attempts] = field(default_factory=dict)  # in earlier runs
 
     def all(self) -> Summary:
         self._clean_up()
         try:
             for key in self.bucket.keys(keys.INPUT, self._refused):
-                if keys.is_recording(key):
+                if keys.is_recording(key) and key not in self.died:
                     self._one(key)
+            # Last, so that one of them that ends this process too keeps no other waiting.
+            for attempts in sorted(self.died.values(), key=lambda attempts: attempts.count):
+                self._one(attempts.key)
         finally:
-            self._clean_up(finish=False)
+            for folder in self._work_folders():
+                self._tidy(folder)
         return self.summary
 
     def _one(self, key: Key) -> None:
@@ -182,14 +178,32 @@ class _Run:
         transcript = None
         done = self._done(keys.work_folder(key))
         if done is None or done.stamp != stamp:
-            self._discard(keys.work_folder(key))
-            done = _Done(key, stamp, self.formats)
-            transcript = self._prepare(done)
+            earlier = self._earlier(key, stamp)
+            earlier.refuse_more()
+            done = Done(key, stamp, self.formats)
+            with self._attempt(earlier):
+                transcript = self._prepare(done)
         self._finish(done)
         outputs = tuple(keys.output_key(key, name) for name in done.formats)
         return FileResult(key, "transcribed", outputs, transcript)
 
-    def _prepare(self, done: _Done) -> Transcript:
+    def _earlier(self, key: Key, stamp: Stamp) -> Attempts:
+        """The attempts that died on this state of the recording."""
+        earlier = self.died.get(key)
+        return earlier if earlier and earlier.stamp == stamp else Attempts(key, stamp, 0)
+
+    @contextmanager
+    def _attempt(self, earlier: Attempts) -> Iterator[None]:
+        """Marks an attempt for as long as it lasts: only death leaves the mark in place."""
+        folder = keys.work_folder(earlier.key)
+        write_attempts(self.bucket, replace(earlier, count=earlier.count + 1))
+        try:
+            self._discard(folder, keep_attempts=True)
+            yield
+        finally:
+            self.bucket.delete(attempts_key(folder))
+
+    def _prepare(self, done: Done) -> Transcript:
         """Transcribe, and write all documents and then the marker to `work/`."""
         with self._defects_as_errors(done.key):
             path = self.bucket.path(done.key)
@@ -199,10 +213,10 @@ class _Run:
         folder = keys.work_folder(done.key)
         for name, document in documents.items():
             self.bucket.write(f"{folder}/{name}", document)
-        self.bucket.write(f"{folder}/{_DONE}", done.to_json())
+        write_done(self.bucket, done)
         return transcript
 
-    def _finish(self, done: _Done) -> None:
+    def _finish(self, done: Done) -> None:
         """Do what is left once the marker is written; each step may have been done before."""
         self._publish(done)
         if self.bucket.stamp(keys.failed_key(done.key)) is None:
@@ -211,12 +225,12 @@ class _Run:
             self.bucket.move(done.key, keys.processed_key(done.key))
         self._discard(keys.work_folder(done.key))
 
-    def _publish(self, done: _Done) -> None:
+    def _publish(self, done: Done) -> None:
         folder = keys.work_folder(done.key)
-        if self.bucket.stamp(f"{folder}/{_COMMIT}") is None:
+        if self.bucket.stamp(f"{folder}/{COMMIT}") is None:
             return
         # Documents of an earlier recording of this name must not stand beside the new ones.
-        self.bucket.delete(keys.output_key(done.key, _COMMIT))
+        self.bucket.delete(keys.output_key(done.key, COMMIT))
         for name in set(FORMATS).difference(done.formats):
             self.bucket.delete(keys.output_key(done.key, name))
         for name in done.formats:
@@ -227,17 +241,18 @@ class _Run:
         try:
             if _is_final(error):
                 self._refuse_change(key, stamp)
-                self._set_aside(key, error)
+                self._set_aside(self._earlier(key, stamp), error)
                 return FileResult(key, "failed", error=error)
         except StenoError as trouble:
             error = trouble
-        if self._done(keys.work_folder(key)) is None:
-            self._discard(keys.work_folder(key))
+        self._tidy(keys.work_folder(key))
         return FileResult(key, "left", error=error)
 
-    def _set_aside(self, key: Key, error: StenoError) -> None:
+    def _set_aside(self, earlier: Attempts, error: StenoError) -> None:
+        key = earlier.key
         draft = f"{keys.work_folder(key)}/error"
-        self.bucket.write(draft, _record(key, error))
+        attempts = earlier.count + (not isinstance(error, InputCrashed))
+        self.bucket.write(draft, error_record(key, error, attempts))
         self.bucket.move(draft, keys.record_key(key))
         self.bucket.move(key, keys.failed_key(key))
         self._discard(keys.work_folder(key))
@@ -292,48 +307,71 @@ class _Run:
         )
         self.observer.finished(result)
 
-    def _done(self, folder: Key) -> _Done | None:
+    def _done(self, folder: Key) -> Done | None:
         """The marker in a work folder, if every document that it promises is there."""
-        text = self.bucket.read(f"{folder}/{_DONE}")
-        if text is None:
-            return None
-        try:
-            done = _Done.from_json(text)
-        except (ValueError, KeyError, TypeError):
-            return None  # damaged by the disk: the recording is transcribed again
-        if keys.work_folder(done.key) != folder:
+        done = read_done(self.bucket, folder)
+        if done is None:
             return None
         return done if all(self._exists(done, name) for name in done.formats) else None
 
-    def _exists(self, done: _Done, name: str) -> bool:
+    def _exists(self, done: Done, name: str) -> bool:
         places = (f"{keys.work_folder(done.key)}/{name}", keys.output_key(done.key, name))
         return any(self.bucket.stamp(place) is not None for place in places)
 
-    def _clean_up(self, *, finish: bool = True) -> None:
-        """Remove what dead runs left in `work/`; finish what only lacks renames.
+    def _clean_up(self) -> None:
+        """Remove what dead runs left in `work/`; finish what only lacks renames."""
+        for folder in self._work_folders():
+            self._recover(folder)
 
-        Marked recordings that are still in `input/` get their turn there.
-        """
-        for folder in self.bucket.folders(keys.WORK):
-            if not _WORK_FOLDER.fullmatch(folder):
-                continue  # not ours to remove
-            done = self._done(folder)
-            if done is None:
-                self._discard(folder)
-            elif finish and self.bucket.stamp(done.key) != done.stamp:
-                self._finish_orphan(done)
+    def _work_folders(self) -> list[Key]:
+        """What in `work/` is ours to remove."""
+        return [name for name in self.bucket.folders(keys.WORK) if _WORK_FOLDER.fullmatch(name)]
 
-    def _finish_orphan(self, done: _Done) -> None:
+    def _recover(self, folder: Key) -> None:
+        done = read_done(self.bucket, folder)
         try:
-            self._finish(done)
+            if done is None or self._done(folder) is None:
+                self._tidy(folder)
+            elif self.bucket.stamp(done.key) != done.stamp:
+                self._finish(done)  # those still in `input/` get their turn there
         except StenoError as error:
-            if self.bucket.stamp(done.key) is None:  # else a new upload is about to have its turn
+            if done and not self._is_waiting(done.key):
                 self._report(FileResult(done.key, "left", error=error))
+        attempts = read_attempts(self.bucket, folder)
+        if attempts:
+            self.died[attempts.key] = attempts
 
-    def _discard(self, folder: Key) -> None:
-        self.bucket.delete(f"{folder}/{_DONE}")  # first, so that it never promises what is gone
+    def _tidy(self, folder: Key) -> None:
+        """Remove from a work folder what is of no more use.
+
+        Trouble here stops nothing: a recording that needs the folder meets it again in its turn and
+        reports it, and the next run tries again.
+        """
+        with suppress(StenoError):
+            if self._done(folder) is None:
+                self._discard(folder, keep_attempts=self._are_current(folder))
+
+    def _are_current(self, folder: Key) -> bool:
+        attempts = read_attempts(self.bucket, folder)
+        return attempts is not None and self.bucket.stamp(attempts.key) == attempts.stamp
+
+    def _is_waiting(self, key: Key) -> bool:
+        """Whether a recording of this name is about to have its turn, or to be reported then."""
+        try:
+            return self.bucket.stamp(key) is not None
+        except StenoError:
+            return True
+
+    def _discard(self, folder: Key, *, keep_attempts: bool = False) -> None:
+        """Empty a work folder, the marker of finished work first: it never promises what is gone.
+
+        A folder in the place of a marker is removed with what is in it.
+        """
+        if self.bucket.stamp(done_key(folder)) is not None:
+            self.bucket.delete(done_key(folder))
         for key in self.bucket.keys(folder):
-            self.bucket.delete(key)
+            if not (keep_attempts and key == attempts_key(folder)):
+                self.bucket.delete(key)
         self.bucket.prune(folder)
 
 
@@ -342,16 +380,3 @@ def _is_final(error: StenoError) -> bool:
     if isinstance(error, Defect):
         return True
     return isinstance(error, InputError) and not error.transient
-
-
-def _record(key: Key, error: StenoError) -> str:
-    data = {
-        "schema": ERROR_SCHEMA,
-        "key": key,
-        **error.record(),
-        "attempts": 1,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    # Not every JSON reader takes lone surrogates; the exact name is that of the file beside it.
-    text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
-    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
