@@ -209,6 +209,12 @@ def test_syllable_without_silence_around_it_is_heard(
     assert probabilities.max() >= OPTIONS.onset
 
 
+def test_longer_recording_begins_as_the_network_does(detector: SpeechDetector) -> None:
+    sudden = tone(3.0, hz=220.0)  # after a second of silence its beginning seems to be speech
+    probabilities = np.concatenate(list(detector.probabilities([sudden.astype(np.float32)])))
+    assert probabilities.max() < OPTIONS.onset
+
+
 NOT_SPEECH = {
     "digital silence": np.zeros(60 * SAMPLE_RATE),
     "last bit": np.round(noise(60.0, level=0.5)) / 32768,

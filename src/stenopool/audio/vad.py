@@ -22,6 +22,7 @@ CALL_FRAMES = 256  # frames in one call of the network: 8.2 s
 
 QUIET_PEAK = 0.05  # recordings that stay below this are brought up to it for the detector
 LARGEST_GAIN = 1000.0  # +60 dB: anything quieter is below the last bit of 16-bit audio
+BRIEF_SAMPLES = 2 * SAMPLE_RATE  # a recording shorter than this is a word or two
 REST_FRAMES = 32  # of silence, a second, that the network gets before a recording
 PEAK_DECAY = 0.8  # of the remembered peak, for each call
 BANG_FRAMES = 3  # a bang or click this short says nothing about how loud the speech is
@@ -71,7 +72,8 @@ class SpeechDetector:
             str(model), sess_options=options, providers=["CPUExecutionProvider"]
         )
         # The network is slow to hear speech right after its start: 33 of 750 recordings of one
-        # digit had none. After a second of silence it hears all of them.
+        # digit had none. After a second of silence it hears all of them, but also the beginning
+        # of many noises; so only recordings of a word or two begin with it.
         rested = _State()
         self._run(np.zeros(REST_FRAMES * FRAME_SAMPLES, dtype=np.float32), rested)
         self._rested = rested.hidden, rested.cell
@@ -79,8 +81,11 @@ class SpeechDetector:
     def probabilities(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
         """Yield (frames,) float32 in [0, 1], one for each 512 samples; the last may be partial."""
         state = _State()
-        state.hidden, state.cell = self._rested
+        begun = False
         for samples in _regrouped(blocks, CALL_FRAMES * FRAME_SAMPLES):
+            if not begun and len(samples) < BRIEF_SAMPLES:
+                state.hidden, state.cell = self._rested
+            begun = True
             yield self._run(samples, state)
 
     def _run(self, samples: Samples, state: _State) -> Samples:
