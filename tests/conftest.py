@@ -11,26 +11,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from commands import InProcess, Steno
+from commands import InProcess, Steno, load
 from stenopool.models import Store
-from stenopool.models.catalogue import WheelPart, WheelSource
-from stenopool.models.sources import fetch
 
 if TYPE_CHECKING:
     from stenopool import Transcriber
 
-CACHE = Path(__file__).parent.parent / ".cache"
+ROOT = Path(__file__).parent.parent
 NOBODY = 65534  # user id without rights
-DICKENS = "two_cities.wav"  # 44 s: the opening of "A Tale of Two Cities", read aloud
-RECORDINGS = WheelSource(
-    {DICKENS: (WheelPart("moonshine-voice==0.1.5", f"moonshine_voice/assets/{DICKENS}"),)}
-)
 
 
 @pytest.fixture(scope="session")
 def models_dir() -> Path:
     """A folder with verified `tiny.en` and `silero-vad`. Tests that damage files copy it."""
-    folder = Path(os.environ.get("STENO_TEST_MODELS", CACHE / "models"))
+    folder = Path(os.environ.get("STENO_TEST_MODELS", ROOT / ".cache" / "models"))
     store = Store(folder)
     for name in ("silero-vad", "tiny.en"):
         store.pull(name)
@@ -39,12 +33,9 @@ def models_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def speech_wav() -> Path:
-    """44 s of one reader, 48 kHz, 16 bit, mono."""
-    folder = CACHE / "recordings"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / DICKENS).exists():
-        fetch(RECORDINGS, [DICKENS], folder, None)
-    return folder / DICKENS
+    """44 s of one reader, 48 kHz, 16 bit, mono: what the demo transcribes."""
+    path: Path = load(ROOT / "examples" / "demo.py").speech()
+    return path
 
 
 @pytest.fixture(scope="session")

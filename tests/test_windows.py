@@ -65,42 +65,6 @@ def test_window_knows_its_lengths_and_end() -> None:
     assert window.samples.shape == (12_000,)
 
 
-def test_times_of_a_window_are_times_of_the_recording() -> None:
-    window = Window((piece(16_000, 8_000), piece(64_000, 4_000)))
-    assert window.recording_time(0.0) == 1.0
-    assert window.recording_time(0.25) == 1.25
-    assert window.recording_time(0.5) == 4.0
-    assert window.recording_time(0.5, ends=True) == 1.5
-    assert window.recording_time(0.625) == 4.125
-    assert window.recording_time(0.75) == window.end == 4.25
-
-
-def test_times_outside_a_window_are_clipped_to_it() -> None:
-    window = Window((piece(16_000, 8_000),))
-    assert window.recording_time(-3.0) == 1.0
-    assert window.recording_time(99.0) == 1.5
-
-
-@given(windows, st.booleans())
-def test_each_sample_s_time_is_its_place_in_the_recording(window: Window, ends: bool) -> None:
-    for at in range(0, window.length, 37):
-        time = window.recording_time(at / SAMPLE_RATE)
-        assert round(time * SAMPLE_RATE) == int(window.samples[at])
-
-
-@given(windows, st.booleans())
-def test_times_never_run_backwards(window: Window, ends: bool) -> None:
-    seconds = np.linspace(-0.01, window.seconds + 0.01, 100)
-    times = [window.recording_time(float(each), ends=ends) for each in seconds]
-    assert times == sorted(times)
-
-
-@given(windows, st.integers(0, 4000))
-def test_end_never_comes_after_the_start_of_what_follows(window: Window, at: int) -> None:
-    seconds = at / SAMPLE_RATE
-    assert window.recording_time(seconds, ends=True) <= window.recording_time(seconds)
-
-
 @given(windows, st.data())
 def test_two_parts_of_a_window_are_the_whole(window: Window, data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, window.length - 1)) if window.length > 1 else 1
@@ -356,4 +320,4 @@ def test_windows_of_real_speech_hold_most_of_it_in_order(
     assert len(filled) >= seconds * 0.6 // 30
     assert all(window.length <= CAPACITY for window in filled)
     assert sum(window.speech_seconds for window in filled) > 0.6 * seconds
-    assert all(left.end <= right.recording_time(0.0) for left, right in pairwise(filled))
+    assert all(left.end <= right.pieces[0].start / SAMPLE_RATE for left, right in pairwise(filled))

@@ -21,7 +21,7 @@ from stenopool.errors import (
     StenoError,
     UsageError,
 )
-from stenopool.files import output_error, write_whole
+from stenopool.files import make_folder, output_error, write_whole
 
 Key: TypeAlias = str
 """POSIX name relative to the root; bytes that are not UTF-8 stand as surrogates (`os.fsdecode`)."""
@@ -177,20 +177,7 @@ class Bucket:
         Raises:
             OutputError: it could not be made, or this user may not write there.
         """
-        path = self.path(key) if key else self.root
-        try:
-            # `mkdir(parents=True)` recurses, and fails on folders some hundred levels deep.
-            missing, place = [], path
-            while not place.is_dir():
-                missing.append(place)
-                place = place.parent
-            for folder in reversed(missing):
-                folder.mkdir(exist_ok=True)
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            raise output_error(path, error) from error
-        return path
+        return make_folder(self.path(key) if key else self.root)
 
     def prune(self, prefix: str) -> None:
         """Remove a folder and the folders below it, as far as they hold no file."""

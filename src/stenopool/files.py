@@ -53,6 +53,27 @@ def write_whole(path: Path, data: bytes | str) -> None:
         raise output_error(path, error) from error
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder that can be written to, with its parents.
+
+    Raises:
+        OutputError: it could not be made, or this user may not write there.
+    """
+    try:
+        # `mkdir(parents=True)` recurses, and fails on folders some hundred levels deep.
+        missing, place = [], path
+        while not place.is_dir():
+            missing.append(place)
+            place = place.parent
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """The error to raise when the operating system refused to write `path`."""
     reason = error.strerror or type(error).__name__

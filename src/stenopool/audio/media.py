@@ -19,7 +19,7 @@ import av.error
 import numpy as np
 from av.format import Flags
 
-from stenopool.audio import SAMPLE_RATE, Samples
+from stenopool.audio import SAMPLE_RATE, Samples, regrouped
 from stenopool.audio.downmix import Downmix
 from stenopool.errors import (
     InputEmpty,
@@ -153,19 +153,8 @@ class Recording:
 
     def __iter__(self) -> Iterator[Samples]:
         """Yield float32 arrays of one second (the last may be shorter), contiguous from time 0."""
-        pending: list[Samples] = []
-        held = 0
-        for piece in self._pieces():
-            pending.append(piece)
-            held += len(piece)
-            if held >= BLOCK_SAMPLES:
-                joined = np.concatenate(pending)
-                whole = held - held % BLOCK_SAMPLES
-                for at in range(0, whole, BLOCK_SAMPLES):
-                    yield self._emit(joined[at : at + BLOCK_SAMPLES])
-                pending, held = [joined[whole:]], held - whole
-        if held:
-            yield self._emit(np.concatenate(pending))
+        for block in regrouped(self._pieces(), BLOCK_SAMPLES):
+            yield self._emit(block)
         self._check_end()
 
     def _emit(self, block: Samples) -> Samples:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stenopool.audio import SAMPLE_RATE, Samples
+from stenopool.audio import SAMPLE_RATE, Samples, regrouped
 
 FRAME_SAMPLES = 512  # 32 ms
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
@@ -82,7 +82,7 @@ class SpeechDetector:
         """Yield (frames,) float32 in [0, 1], one for each 512 samples; the last may be partial."""
         state = _State()
         begun = False
-        for samples in _regrouped(blocks, CALL_FRAMES * FRAME_SAMPLES):
+        for samples in regrouped(blocks, CALL_FRAMES * FRAME_SAMPLES):
             if not begun and len(samples) < BRIEF_SAMPLES:
                 state.hidden, state.cell = self._rested
             begun = True
@@ -199,18 +199,3 @@ class _Tracker:
         self._open = self._open[at:]
         self._silent = min(self._silent, len(self._open))
         return VoiceSpan(start * FRAME_SAMPLES, (start + at) * FRAME_SAMPLES)
-
-
-def _regrouped(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
-    """The same samples in arrays of `size`, the last one shorter."""
-    held: list[Samples] = []
-    count = 0
-    for block in blocks:
-        held.append(block)
-        count += len(block)
-        while count >= size:
-            joined = np.concatenate(held)
-            yield joined[:size]
-            held, count = [joined[size:]], count - size
-    if count:
-        yield np.concatenate(held)

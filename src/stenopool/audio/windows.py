@@ -83,20 +83,6 @@ class Window:
         """Seconds in the recording at which the window ends."""
         return self.pieces[-1].end / SAMPLE_RATE
 
-    def recording_time(self, seconds: float, *, ends: bool = False) -> float:
-        """Seconds in the recording of a time inside the window; clipped to the window.
-
-        Args:
-            seconds: time since the window's first sample.
-            ends: where two pieces meet, take the end of the first, not the start of the second.
-        """
-        sample = min(max(round(seconds * SAMPLE_RATE), 0), self.length)
-        for piece, offset in zip(self.pieces, self.offsets, strict=False):
-            beyond = sample - offset
-            if beyond < piece.length or (ends and beyond == piece.length):
-                return (piece.start + beyond) / SAMPLE_RATE
-        return self.end
-
     def from_time(self, seconds: float) -> Window | None:
         """The part from a time inside the window on; `None` where nothing is left."""
         cut = round(seconds * SAMPLE_RATE)

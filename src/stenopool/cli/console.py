@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import IO, TYPE_CHECKING, Any, Self, TextIO, cast
 import typer
 
 from stenopool.errors import OutputUnwritable, StenoError
+from stenopool.text import encodable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 READER_GONE = 141  # what a shell reports of a program that SIGPIPE has ended
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def emit(text: str) -> None:
@@ -53,10 +51,9 @@ def emit(text: str) -> None:
 def emit_json(data: object) -> None:
     """One line of JSON in ASCII on stdout.
 
-    What is not UTF-8 in a name is replaced, as in error records: not every reader takes it.
+    What is not UTF-8 in a name is replaced, as in error records.
     """
-    text = json.dumps(data, ensure_ascii=False)
-    whole = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    whole = encodable(json.dumps(data, ensure_ascii=False))
     emit(json.dumps(json.loads(whole)) + "\n")
 
 

@@ -59,6 +59,8 @@ def doctor(
 
 
 def _findings(model: str) -> Iterator[Finding]:
+    from stenopool.models import DETECTOR
+
     yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
     for package in PACKAGES:
         installed = _version(package)
@@ -73,7 +75,7 @@ def _findings(model: str) -> Iterator[Finding]:
         yield Finding(package, "ok" if installed else "missing", installed or use)
     yield _checked("cpu", _cpu)
     yield _checked("engine", _engine)
-    for name in dict.fromkeys((model, "silero-vad")):
+    for name in dict.fromkeys((model, DETECTOR)):
         yield _checked(f"model {name}", partial(_model, name))
     yield _checked("models folder", _folder)
 

@@ -20,9 +20,8 @@ Name = Annotated[str, typer.Argument(help="Name of a model.", metavar="NAME")]
 def store() -> Store:
     """The models of this machine."""
     from stenopool.models import Store
-    from stenopool.settings import settings
 
-    return Store(settings().models_dir, offline=settings().offline)
+    return Store()
 
 
 @app.command("list")

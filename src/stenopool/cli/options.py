@@ -6,11 +6,15 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from stenopool.cli.console import report_pull
 from stenopool.decoding.options import Options
+
+if TYPE_CHECKING:
+    from stenopool.decoding.transcriber import Transcriber
 
 EngineName = Annotated[str, typer.Option("--engine", help="`auto` or `ctranslate2`.")]
 DeviceName = Annotated[str, typer.Option("--device", help="`auto`, `cpu` or `cuda`.")]
@@ -34,19 +38,32 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         chosen["temperatures"] = tuple(chosen["temperatures"])
         command(**given, options=Options(**chosen))
 
+    hints = get_type_hints(command, include_extras=True)
     own = [
-        parameter.replace(annotation=annotation)
-        for (name, annotation), parameter in (
-            ((name, get_type_hints(command, include_extras=True)[name]), parameter)
-            for name, parameter in inspect.signature(command).parameters.items()
-            if name != "options"
-        )
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "options"
     ]
     parameters = [*own, *_parameters()]
     call.__name__, call.__doc__ = command.__name__, command.__doc__
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {one.name: one.annotation for one in parameters}
     return call
+
+
+def loaded(model: str, options: Options, *, engine: str, device: str, threads: int) -> Transcriber:
+    """The transcriber that a command asks for, with its options checked before any work.
+
+    Raises:
+        UsageError, ModelError, EngineError: by name.
+    """
+    from stenopool.decoding.transcriber import Transcriber
+
+    transcriber = Transcriber(
+        model, engine=engine, device=device, threads=threads, report=report_pull
+    )
+    transcriber.resolved(options)
+    return transcriber
 
 
 def option_texts() -> dict[str, str]:

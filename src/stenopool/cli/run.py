@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stenopool.cli.console import ProgressBar, clock, emit_json, open_stdout, report_pull, say
+from stenopool.cli.console import ProgressBar, clock, emit_json, open_stdout, say
 from stenopool.cli.options import (
     DeviceName,
     EngineName,
     ModelName,
     Quiet,
     Threads,
+    loaded,
     with_options,
 )
 from stenopool.decoding.options import Options
@@ -23,6 +24,7 @@ from stenopool.errors import UnsupportedOption
 
 if TYPE_CHECKING:
     from stenopool.bucket import Bucket
+    from stenopool.decoding.transcriber import Transcriber
     from stenopool.pipeline.once import FileResult, Summary, Transcribe
 
 FORMATS = ("txt", "srt", "vtt", "json")
@@ -59,8 +61,8 @@ def run(
         open_stdout()  # here, not after an hour of work
     opened = Bucket.open(bucket)
     with ProgressBar(quiet=quiet) as bar:
-        load = partial(_loaded, model, options, engine=engine, device=device, threads=threads)
-        transcribe = _transcribe(opened, cache(load))
+        load = partial(loaded, model, options, engine=engine, device=device, threads=threads)
+        transcribe = _transcribe(opened, cache(load), options)
         formats: Sequence[str] = format or FORMATS
         talk = _Talk(bar, quiet=quiet, json_lines=json_lines)
         summary = run_once(opened, transcribe, formats, talk)
@@ -72,17 +74,7 @@ def run(
         raise typer.Exit(summary.exit_status)
 
 
-def _loaded(model: str, options: Options, *, engine: str, device: str, threads: int) -> Transcribe:
-    from stenopool.decoding.transcriber import Transcriber
-
-    transcriber = Transcriber(
-        model, engine=engine, device=device, threads=threads, report=report_pull
-    )
-    transcriber.resolved(options)
-    return lambda path, progress: transcriber.transcribe(path, options, progress=progress)
-
-
-def _transcribe(bucket: Bucket, load: Callable[[], Transcribe]) -> Transcribe:
+def _transcribe(bucket: Bucket, load: Callable[[], Transcriber], options: Options) -> Transcribe:
     """Loads the model at once if there is something to do, else when it is first needed.
 
     Raises:
@@ -92,7 +84,7 @@ def _transcribe(bucket: Bucket, load: Callable[[], Transcribe]) -> Transcribe:
 
     if any(is_recording(key) for key in bucket.keys(INPUT)):
         load()
-    return lambda path, progress: load()(path, progress)  # noqa: PLW0108  loads when called
+    return lambda path, progress: load().transcribe(path, options, progress=progress)
 
 
 class _Talk:

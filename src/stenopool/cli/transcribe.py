@@ -18,7 +18,6 @@ from stenopool.cli.console import (
     emit,
     emit_json,
     open_stdout,
-    report_pull,
     say,
 )
 from stenopool.cli.options import (
@@ -27,6 +26,7 @@ from stenopool.cli.options import (
     ModelName,
     Quiet,
     Threads,
+    loaded,
     with_options,
 )
 from stenopool.decoding.options import Options
@@ -61,8 +61,6 @@ def transcribe(
     options: Options,
 ) -> None:
     """Transcribe recordings; the text goes to stdout, or to files in a folder."""
-    from stenopool.decoding.transcriber import Transcriber
-
     if json_lines and format and output_dir is None:
         raise UsageError(
             "`--json` prints whole transcripts, in no other format",
@@ -71,10 +69,7 @@ def transcribe(
     target = Target(tuple(dict.fromkeys(format or ["txt"])), output_dir, json_lines, quiet)
     target.check(paths)
     with ProgressBar(quiet=quiet) as bar:
-        transcriber = Transcriber(
-            model, engine=engine, device=device, threads=threads, report=report_pull
-        )
-        transcriber.resolved(options)
+        transcriber = loaded(model, options, engine=engine, device=device, threads=threads)
         statuses = [_one(path, transcriber, options, target, bar) for path in paths]
     if status := max(statuses):
         raise typer.Exit(status)
@@ -95,7 +90,7 @@ class Target:
         Raises:
             UnknownName, UsageError, OutputError: by name.
         """
-        from stenopool.bucket import Bucket
+        from stenopool.files import make_folder
         from stenopool.writers import check_format
 
         for name in self.formats:
@@ -109,7 +104,7 @@ class Target:
                 )
             return
         self._check_files(self.folder, paths)
-        Bucket(self.folder).make_folder("")
+        make_folder(self.folder)
 
     def _check_files(self, folder: Path, paths: list[Path]) -> None:
         """Each output has a file of its own, and none is a recording."""

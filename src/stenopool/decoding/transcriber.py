@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -26,11 +27,10 @@ from stenopool.decoding.sentences import segments
 from stenopool.decoding.sequential import sequential_readings
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.errors import UnsupportedOption
-from stenopool.models import Report, Store
+from stenopool.models import DETECTOR, Report, Store
 from stenopool.settings import settings
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript
 
-DETECTOR = "silero-vad"
 UNSUITED_ALGORITHM = "unsuited_algorithm"
 CONTIGUOUS_SILENCE = 2.0  # seconds of silence kept inside speech where windows should be contiguous
 
@@ -67,7 +67,7 @@ class Transcriber:
         report: Report | None = None,
     ) -> None:
         choice = engines.choose(engine, device, threads)
-        store = store or Store(settings().models_dir, offline=settings().offline)
+        store = store or Store()
         self.model = store.resolve(model, report=report)
         if self.model.entry and self.model.entry.kind != "whisper":
             raise UnsupportedOption(
@@ -218,7 +218,7 @@ class Transcription:
     def _pieces(self, recording: Recording) -> Iterator[Piece]:
         vad = VadOptions(onset=self._options.vad_threshold)
         if self._options.algorithm != PACKED:
-            vad = VadOptions(onset=vad.onset, min_silence=CONTIGUOUS_SILENCE)
+            vad = replace(vad, min_silence=CONTIGUOUS_SILENCE)
         return speech_pieces(recording, self._transcriber.detector, vad, longest=WINDOW_SAMPLES)
 
     def _counted(self, pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -15,7 +15,7 @@ import ctranslate2
 import numpy as np
 from numpy.typing import NDArray
 
-from stenopool.audio.features import Features
+from stenopool.audio.features import FRAMES_PER_SECOND, Features
 from stenopool.engines.base import Alignment, Encoded, Hypothesis, Search
 from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
 
@@ -24,7 +24,6 @@ T = TypeVar("T")
 MOST_WORKERS = 4  # on a CPU: each has its own batch in memory
 BATCH_SIZE = {"cpu": 2, "cuda": 8}  # windows
 TOKENS_PER_SECOND = 50  # encoder positions
-FRAMES_PER_SECOND = 100
 
 
 class CTranslate2Engine:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from stenopool.models.catalogue import ALIASES, CATALOGUE, ModelEntry, entry
+from stenopool.models.catalogue import ALIASES, CATALOGUE, DETECTOR, ModelEntry, entry
 from stenopool.models.sources import Report
 from stenopool.models.store import LocalModel, Store
 
-__all__ = ["ALIASES", "CATALOGUE", "LocalModel", "ModelEntry", "Report", "Store", "entry"]
+__all__ = [
+    "ALIASES",
+    "CATALOGUE",
+    "DETECTOR",
+    "LocalModel",
+    "ModelEntry",
+    "Report",
+    "Store",
+    "entry",
+]

@@ -17,6 +17,7 @@ Algorithm = Literal["packed", "sequential", "chunked"]
 _WEIGHTS: Mapping[Format, str] = MappingProxyType(
     {"ctranslate2": "model.bin", "onnx": "silero_vad.onnx"}
 )
+DETECTOR = "silero-vad"  # the model that finds speech for all others
 _LONGEST_SHOWN = 80  # characters of a name that a message repeats
 
 
@@ -242,7 +243,7 @@ def _distil(
 
 def _silero_vad() -> ModelEntry:
     return ModelEntry(
-        name="silero-vad",
+        name=DETECTOR,
         kind="vad",
         format="onnx",
         files=(FileSpec("silero_vad.onnx", _SILERO_SHA256),),

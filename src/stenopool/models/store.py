@@ -69,12 +69,12 @@ class Store:
     """The models under one folder, which several processes may use and fill at once.
 
     Args:
-        root: the folder; made when the first model is pulled.
+        root: the folder, made when the first model is pulled; `None` is that of the settings.
         offline: never pull. `STENO_OFFLINE` forbids it too.
     """
 
-    def __init__(self, root: Path, *, offline: bool = False) -> None:
-        self.root = root
+    def __init__(self, root: Path | None = None, *, offline: bool = False) -> None:
+        self.root = settings().models_dir if root is None else root
         self.offline = offline
 
     def resolve(self, name: str | Path, *, report: Report | None = None) -> LocalModel:

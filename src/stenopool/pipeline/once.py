@@ -310,9 +310,10 @@ class _Run:
     def _done(self, folder: Key) -> Done | None:
         """The marker in a work folder, if every document that it promises is there."""
         done = read_done(self.bucket, folder)
-        if done is None:
-            return None
-        return done if all(self._exists(done, name) for name in done.formats) else None
+        return done if done and self._is_complete(done) else None
+
+    def _is_complete(self, done: Done) -> bool:
+        return all(self._exists(done, name) for name in done.formats)
 
     def _exists(self, done: Done, name: str) -> bool:
         places = (f"{keys.work_folder(done.key)}/{name}", keys.output_key(done.key, name))
@@ -330,7 +331,7 @@ class _Run:
     def _recover(self, folder: Key) -> None:
         done = read_done(self.bucket, folder)
         try:
-            if done is None or self._done(folder) is None:
+            if done is None or not self._is_complete(done):
                 self._tidy(folder)
             elif self.bucket.stamp(done.key) != done.stamp:
                 self._finish(done)  # those still in `input/` get their turn there

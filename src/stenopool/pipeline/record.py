@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime
 
 from stenopool.bucket import Key
 from stenopool.errors import StenoError
+from stenopool.text import encodable
 
 ERROR_SCHEMA = "stenopool.error/1"
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def error_record(key: Key, error: StenoError, attempts: int) -> str:
@@ -29,6 +27,5 @@ def error_record(key: Key, error: StenoError, attempts: int) -> str:
         "attempts": attempts,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    # Not every JSON reader takes lone surrogates; the exact name is that of the file beside it.
-    text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
-    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    # The exact name is that of the file beside it.
+    return encodable(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
