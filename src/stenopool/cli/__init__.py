@@ -16,7 +16,7 @@ from functools import cache
 
 import typer
 
-from stenopool.cli import doctor, models, run, transcribe
+from stenopool.cli import bench, doctor, evaluate, models, run, transcribe
 from stenopool.cli.console import complain, emit, forgiving_stderr, say
 from stenopool.errors import StenoError
 
@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 app.command("transcribe")(transcribe.transcribe)
 app.command("run")(run.run)
+app.command("evaluate")(evaluate.evaluate)
+app.command("bench")(bench.bench)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

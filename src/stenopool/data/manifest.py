@@ -1,0 +1,54 @@
+"""JSONL manifests: one object a line, `audio` relative to the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from stenopool.data.recording import Recording, recording_of, unreadable
+from stenopool.errors import UsageError
+
+LONGEST_LINE = 1 << 24  # bytes; the reference of a day of speech has less than one MB
+
+
+def manifest(path: Path) -> Iterator[Recording]:
+    """The recordings of a JSONL manifest, line by line.
+
+    Raises:
+        InputUnreadable: the manifest cannot be read.
+        UsageError: a line is no recording; it names the line.
+    """
+    for number, line in _lines(path):
+        where = f"`{path}`, line {number}"
+        yield recording_of(_object(line, where), path.parent, where)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that hold something, with their numbers from 1."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE:
+                    raise UsageError(
+                        f"`{path}`, line {number}: it has more than {LONGEST_LINE >> 20} MiB",
+                        do="Write one recording a line",
+                    )
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _object(line: bytes, where: str) -> dict[str, object]:
+    try:
+        found = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{where}: it is no JSON: {error}", do='Write lines like {"audio": "a.wav", "text": ""}'
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{where}: it is no JSON object", do="Write one object a line")
+    return found

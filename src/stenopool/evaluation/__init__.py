@@ -1,0 +1,1 @@
+"""What a speech recogniser is worth: its errors, its speed, and others beside it."""
