@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stenopool.audio.media import Recording
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Engine, Search
 from stenopool.engines.ctranslate2 import CTranslate2Engine
+from stenopool.engines.openvino import processor
 from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged, UnknownName
 
 SECONDS = 6.0
@@ -23,9 +25,16 @@ GREEDY = Search(beam_size=1)
 without_cuda = pytest.mark.skipif(engines.cuda_devices() > 0, reason="this machine has CUDA")
 
 
-@pytest.fixture
-def engine(transcriber: Transcriber) -> Engine:
-    return transcriber.engine
+@pytest.fixture(scope="module", params=engines.ENGINES)
+def engine(request: pytest.FixtureRequest, models_dir: Path) -> Engine:
+    """Each engine in turn, on the CPU."""
+    choice = engines.choose(request.param, "cpu")
+    return engines.load(models_dir / "tiny.en", choice)
+
+
+@pytest.fixture(scope="module")
+def ctranslate2_engine(models_dir: Path) -> Engine:
+    return CTranslate2Engine(models_dir / "tiny.en", device="cpu", threads=1)
 
 
 @pytest.fixture
@@ -49,12 +58,62 @@ def prompt(vocabulary: Vocabulary, *, timestamps: bool = False) -> list[int]:
 # --- which engine -----------------------------------------------------------------------------
 
 
-@without_cuda
-def test_machine_without_cuda_runs_int8_on_all_its_cores() -> None:
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "cuda_devices", lambda: 0)
+
+
+@pytest.mark.usefixtures("no_cuda")
+@pytest.mark.parametrize(
+    ("machine", "engine"),
+    [("x86_64", "openvino"), ("AMD64", "openvino"), ("arm64", "ctranslate2")],
+)
+def test_cpu_gets_the_engine_that_is_fastest_on_it(
+    monkeypatch: pytest.MonkeyPatch, machine: str, engine: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    choice = engines.choose()
+    assert (choice.engine, choice.device) == (engine, "cpu")
+    assert choice.threads == engines.usable_cores() >= 1
+    assert "no CUDA" in choice.why
+    asked = engines.choose(device="cpu")
+    assert (asked.engine, asked.device) == (engine, "cpu")
+    assert "asked" in asked.why
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_without_openvino_ctranslate2_runs_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else object())
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     choice = engines.choose()
     assert (choice.engine, choice.device, choice.precision) == ("ctranslate2", "cpu", "int8")
-    assert choice.threads == engines.usable_cores() >= 1
-    assert choice.why
+    with pytest.raises(EngineMissing, match="OpenVINO is not installed") as error:
+        engines.choose("openvino")
+    assert "pip install openvino" in error.value.do
+
+
+def test_openvino_is_refused_on_cuda() -> None:
+    with pytest.raises(EngineMissing, match="CPUs only") as error:
+        engines.choose("openvino", "cuda")
+    assert "ctranslate2" in error.value.do
+
+
+@pytest.mark.parametrize(
+    ("flags", "bfloat16", "expected"),
+    [
+        ("fpu avx2 avx_vnni", False, "int8"),
+        ("fpu avx512f avx512_vnni", True, "int8"),
+        ("fpu avx512f", True, "bfloat16"),
+        ("fpu avx2", False, "float32"),
+        ("", False, "float32"),
+    ],
+)
+def test_precision_is_what_the_cpu_multiplies_fastest(
+    monkeypatch: pytest.MonkeyPatch, flags: str, bfloat16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(processor, "_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: bfloat16)
+    assert engines.choose("openvino").precision == expected
 
 
 def test_cpu_that_was_asked_for_is_used_and_said() -> None:
@@ -70,6 +129,7 @@ def test_no_more_threads_than_cores_are_started() -> None:
 def test_cuda_is_chosen_where_there_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "cuda_devices", lambda: 1)
     assert engines.choose().device == engines.choose(device="cuda").device == "cuda"
+    assert engines.choose().engine == "ctranslate2"
     assert engines.choose().precision == "float16"
     assert engines.choose(device="cpu").device == "cpu"
 
@@ -92,8 +152,9 @@ def test_unknown_name_is_refused_with_the_known_ones(engine: str, device: str) -
 
 def test_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    with pytest.raises(EngineMissing, match="CTranslate2"):
-        engines.choose()
+    for engine in ("auto", "ctranslate2"):
+        with pytest.raises(EngineMissing, match="CTranslate2"):
+            engines.choose(engine)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
@@ -116,34 +177,46 @@ def broken(models_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def load(folder: Path) -> Engine:
-    return engines.load(folder, engines.choose(device="cpu", threads=1))
+def load(folder: Path, engine: str) -> Engine:
+    return engines.load(folder, engines.choose(engine, "cpu", threads=1))
 
 
+@pytest.mark.parametrize("engine", engines.ENGINES)
 @pytest.mark.parametrize("size", [0, 10, 100_000, 40_000_000])
-def test_truncated_weights_are_refused_by_name(broken: Path, size: int) -> None:
+def test_truncated_weights_are_refused(broken: Path, size: int, engine: str) -> None:
     os.truncate(broken / "model.bin", size)
-    with pytest.raises(ModelDamaged, match=r"`tiny\.en`") as error:
-        load(broken)
+    with pytest.raises(ModelDamaged, match=r"`(tiny\.en|model\.bin)`") as error:
+        load(broken, engine)
     assert "--force" in error.value.do
 
 
-def test_missing_weights_are_refused_by_name(broken: Path) -> None:
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_missing_weights_are_refused(broken: Path, engine: str) -> None:
     (broken / "model.bin").unlink()
-    with pytest.raises(ModelDamaged, match=r"`tiny\.en`"):
-        load(broken)
+    with pytest.raises(ModelDamaged, match=r"`(tiny\.en|model\.bin)`"):
+        load(broken, engine)
 
 
-def test_folder_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ModelDamaged, match="`nothing`"):
-        load(tmp_path / "nothing")
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_folder_that_is_not_there_is_refused(tmp_path: Path, engine: str) -> None:
+    with pytest.raises(ModelDamaged, match=r"`(nothing|model\.bin)`"):
+        load(tmp_path / "nothing", engine)
 
 
 def test_loaded_model_says_what_it_is(engine: Engine) -> None:
-    assert (engine.name, engine.device, engine.precision) == ("ctranslate2", "cpu", "int8")
+    choice = engines.choose(engine.name, "cpu")
+    assert (engine.device, engine.precision) == ("cpu", choice.precision)
     assert engine.mel_bins == 80
     assert engine.multilingual is False
-    assert engine.workers == engines.usable_cores()
+    assert 1 <= engine.workers <= engines.usable_cores()
+    assert engine.batch_size >= 1
+
+
+def test_name_that_was_asked_for_is_loaded(
+    engine: Engine, ctranslate2_engine: Engine, request: pytest.FixtureRequest
+) -> None:
+    assert engine.name == request.node.callspec.params["engine"]
+    assert (ctranslate2_engine.name, ctranslate2_engine.precision) == ("ctranslate2", "int8")
 
 
 # --- running ----------------------------------------------------------------------------------
@@ -173,14 +246,14 @@ def test_timestamps_are_written_when_the_prompt_allows_them(
 
 
 def test_temperature_draws_samples_and_zero_does_not(
-    engine: Engine, vocabulary: Vocabulary, features: Features
+    ctranslate2_engine: Engine, vocabulary: Vocabulary, features: Features
 ) -> None:
-    encoded = engine.encode(features[:1])
+    encoded = ctranslate2_engine.encode(features[:1])
     told = [prompt(vocabulary)]
-    plain = [engine.generate(encoded, told, GREEDY)[0].tokens for _ in range(2)]
+    plain = [ctranslate2_engine.generate(encoded, told, GREEDY)[0].tokens for _ in range(2)]
     assert plain[0] == plain[1]
     wild = Search(temperature=1.5, best_of=1, max_tokens=20)
-    assert len({engine.generate(encoded, told, wild)[0].tokens for _ in range(4)}) > 1
+    assert len({ctranslate2_engine.generate(encoded, told, wild)[0].tokens for _ in range(4)}) > 1
 
 
 def test_best_of_several_samples_is_taken(
@@ -213,12 +286,25 @@ def test_alignment_has_a_start_for_each_token_and_the_end(
     assert len(aligned) == 2
     for one, text in zip(aligned, texts, strict=True):
         assert one.starts.shape == (len(text) + 1,)
-        assert one.probabilities.shape == (len(text),)
-        assert one.starts.dtype == one.probabilities.dtype == np.float64
+        assert one.starts.dtype == np.float64
         assert (np.diff(one.starts) >= 0).all()
         assert one.starts[0] >= 0
         assert one.starts[-1] <= SECONDS
-        assert ((one.probabilities >= 0) & (one.probabilities <= 1)).all()
+
+
+def test_probability_of_each_token_is_told_once(
+    engine: Engine, vocabulary: Vocabulary, features: Features
+) -> None:
+    encoded = engine.encode(features[:1])
+    (found,) = engine.generate(encoded, [prompt(vocabulary)], GREEDY)
+    text = vocabulary.text_tokens(found.tokens)
+    (aligned,) = engine.align(encoded, vocabulary.head(None, "transcribe"), [text], [SECONDS])
+    told = [
+        one for one in (found.probabilities, aligned.probabilities) if one is not None and len(one)
+    ]
+    assert len(told) == 1
+    assert len(told[0]) == len(text)
+    assert all(0 < share <= 1 for share in told[0])
 
 
 def test_silence_is_probably_no_speech(engine: Engine, vocabulary: Vocabulary) -> None:
@@ -229,12 +315,14 @@ def test_silence_is_probably_no_speech(engine: Engine, vocabulary: Vocabulary) -
 
 
 def test_failure_of_the_library_is_an_error_with_advice(
-    engine: Engine, vocabulary: Vocabulary, features: Features
+    ctranslate2_engine: Engine, vocabulary: Vocabulary, features: Features
 ) -> None:
-    encoded = engine.encode(features)
+    encoded = ctranslate2_engine.encode(features)
     with pytest.raises(EngineFailed, match="CTranslate2 failed") as error:
-        engine.generate(encoded, [prompt(vocabulary)], GREEDY)  # one prompt for two windows
+        ctranslate2_engine.generate(
+            encoded, [prompt(vocabulary)], GREEDY
+        )  # one prompt for two windows
     assert error.value.transient
     assert error.value.do
     with pytest.raises(EngineFailed):
-        engine.detect_language(encoded)  # an English-only model
+        ctranslate2_engine.detect_language(encoded)  # an English-only model

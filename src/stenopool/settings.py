@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     )
     """Folder that pulled models are kept in."""
 
+    compiled_dir: Annotated[Path, AfterValidator(Path.expanduser)] = (
+        user_cache_path("stenopool") / "compiled"
+    )
+    """Folder for what engines compile, so that they start faster; it may be deleted at any time."""
+
     offline: bool = False
     """Never reach the network: a model that is not here is an error."""
 

@@ -19,9 +19,13 @@ from stenopool.cli.console import emit, emit_json
 from stenopool.cli.models import store
 from stenopool.errors import EngineMissing, OutputUnwritable, StenoError, UnknownName
 
-PACKAGES = ("av", "ctranslate2", "onnxruntime", "numpy", "tokenizers")
+PACKAGES = ("av", "onnxruntime", "numpy", "tokenizers")
+ENGINES = {
+    "openvino": "inference on x86 CPUs: pip install openvino",
+    "ctranslate2": "inference on NVIDIA GPUs and ARM: pip install 'stenopool[ctranslate2]'",
+}
 OPTIONAL = {
-    "openvino": "faster inference on x86 CPUs: pip install 'stenopool[openvino]'",
+    "matplotlib": "`steno evaluate`: pip install 'stenopool[evaluate]'",
     "torch": "training: pip install 'stenopool[train]'",
 }
 ROOMY_BYTES = 2 << 30
@@ -70,7 +74,7 @@ def _findings(model: str) -> Iterator[Finding]:
             installed or "not installed: run `pip install --force-reinstall stenopool`",
             exit_status=0 if installed else EngineMissing.exit_status,
         )
-    for package, use in OPTIONAL.items():
+    for package, use in (ENGINES | OPTIONAL).items():
         installed = _version(package)
         yield Finding(package, "ok" if installed else "missing", installed or use)
     yield _checked("cpu", _cpu)

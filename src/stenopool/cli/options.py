@@ -16,7 +16,7 @@ from stenopool.decoding.options import Options
 if TYPE_CHECKING:
     from stenopool.decoding.transcriber import Transcriber
 
-EngineName = Annotated[str, typer.Option("--engine", help="`auto` or `ctranslate2`.")]
+EngineName = Annotated[str, typer.Option("--engine", help="`auto`, `openvino` or `ctranslate2`.")]
 DeviceName = Annotated[str, typer.Option("--device", help="`auto`, `cpu` or `cuda`.")]
 ModelName = Annotated[
     str, typer.Option("--model", help="Name (see `steno models list`) or folder of a model.")

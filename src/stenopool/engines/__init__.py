@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from stenopool.engines.base import Engine
 
 AUTO = "auto"
-ENGINES = ("ctranslate2",)
+ENGINES = ("openvino", "ctranslate2")
 DEVICES = ("cpu", "cuda")
 
 
@@ -40,7 +41,43 @@ def choose(engine: str = AUTO, device: str = AUTO, threads: int = 0) -> Choice:
     """
     _known("engine", engine, ENGINES)
     _known("device", device, DEVICES)
-    if find_spec("ctranslate2") is None:
+    cores = min(threads or settings().threads or usable_cores(), usable_cores())
+    if engine == "openvino":
+        return _openvino(device, cores, "it was asked for")
+    if engine == AUTO and device != "cuda" and not _cuda_wanted(device) and _suits_openvino():
+        why = "the CPU was asked for" if device == "cpu" else "there is no CUDA device"
+        return _openvino("cpu", cores, why)
+    return _ctranslate2(device, cores)
+
+
+def _suits_openvino() -> bool:
+    """Its kernels are made for x86; elsewhere CTranslate2 is the faster one."""
+    return platform.machine().lower() in ("x86_64", "amd64") and _installed("openvino")
+
+
+def _cuda_wanted(device: str) -> bool:
+    return device != "cpu" and _installed("ctranslate2") and cuda_devices() > 0
+
+
+def _installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def _openvino(device: str, cores: int, why: str) -> Choice:
+    if device == "cuda":
+        raise EngineMissing(
+            "the OpenVINO engine runs on CPUs only",
+            do="Use `--engine ctranslate2` with `--device cuda`",
+        )
+    if not _installed("openvino"):
+        raise EngineMissing("OpenVINO is not installed", do="Run `pip install openvino`")
+    from stenopool.engines.openvino.processor import precision
+
+    return Choice("openvino", "cpu", precision(), cores, why)
+
+
+def _ctranslate2(device: str, cores: int) -> Choice:
+    if not _installed("ctranslate2"):
         raise EngineMissing("CTranslate2 is not installed", do="Run `pip install ctranslate2`")
     devices = cuda_devices() if device != "cpu" else 0
     if device == "cuda" and not devices:
@@ -48,7 +85,6 @@ def choose(engine: str = AUTO, device: str = AUTO, threads: int = 0) -> Choice:
             "CTranslate2 finds no CUDA device",
             do="Use `--device cpu`, or install an NVIDIA driver with cuBLAS and cuDNN",
         )
-    cores = min(threads or settings().threads or usable_cores(), usable_cores())
     if devices:
         return Choice("ctranslate2", "cuda", "float16", cores, "a CUDA device is present")
     why = "the CPU was asked for" if device == "cpu" else "there is no CUDA device"
@@ -61,6 +97,10 @@ def load(folder: Path, choice: Choice) -> Engine:
     Raises:
         EngineMissing, ModelDamaged: see the engine.
     """
+    if choice.engine == "openvino":
+        from stenopool.engines.openvino import OpenVINOEngine
+
+        return OpenVINOEngine(folder, precision=choice.precision, threads=choice.threads)
     from stenopool.engines.ctranslate2 import CTranslate2Engine
 
     return CTranslate2Engine(folder, device=choice.device, threads=choice.threads)

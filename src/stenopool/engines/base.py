@@ -37,11 +37,13 @@ class Hypothesis:
         tokens: ids without prompt and end token; timestamps included where they were asked for.
         avg_logprob: mean natural log-probability of the tokens, the end token included.
         no_speech_prob: probability of no speech at the start of the transcript, in [0, 1].
+        probabilities: of each token, in [0, 1]; empty where the engine tells them by `align` only.
     """
 
     tokens: tuple[int, ...]
     avg_logprob: float
     no_speech_prob: float
+    probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,11 @@ class Alignment:
 
     Attributes:
         starts: (tokens + 1,) float64 seconds in the window; the last is the end of the last token.
-        probabilities: (tokens,) float64 in [0, 1].
+        probabilities: (tokens,) float64 in [0, 1]; `None` where hypotheses have them already.
     """
 
     starts: NDArray[np.float64]
-    probabilities: NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None
 
 
 class Encoded(Protocol):
@@ -103,7 +105,10 @@ class Engine(Protocol):
     def generate(
         self, encoded: Encoded, prompts: Sequence[Sequence[int]], search: Search
     ) -> list[Hypothesis]:
-        """Transcribe: one prompt and one hypothesis for each window."""
+        """Transcribe: one prompt and one hypothesis for each window.
+
+        Windows that share a call have the same prompt. An `Encoded` is used by one call at a time.
+        """
         ...
 
     def align(

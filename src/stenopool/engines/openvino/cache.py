@@ -1,0 +1,64 @@
+"""Compiled graphs kept on disk, so that the next process need not build and quantise them again.
+
+A file is found by a hash of all that it depends on: the weights, OpenVINO, the CPU, the settings
+and the source of this package. What cannot be read or written is built anew; nothing fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import openvino as ov
+
+from stenopool.engines.openvino.processor import processor
+from stenopool.errors import OutputError
+from stenopool.files import write_whole
+from stenopool.settings import settings
+
+MOST_FILES = 24  # three graphs a model; the least recently used go first
+
+
+class Compiled:
+    """The compiled graphs of one model.
+
+    Args:
+        weights: the model's file.
+        chosen: what else the graphs depend on.
+    """
+
+    def __init__(self, weights: Path, chosen: Mapping[str, str | int]) -> None:
+        self._core = ov.Core()
+        found = weights.stat()
+        parts = [
+            *(str(weights.resolve()), found.st_size, found.st_mtime_ns),
+            *(ov.__version__, processor(), sorted(chosen.items())),
+            *(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))),
+        ]
+        self._key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        self._folder = settings().compiled_dir
+
+    def graph(
+        self, name: str, build: Callable[[], ov.Model], options: Mapping[str, str | int]
+    ) -> ov.CompiledModel:
+        """The graph of this name, built only where it is not on disk, for OpenVINO's `options`."""
+        file = self._folder / f"{self._key}-{name}.blob"
+        # A damaged file is OpenVINO's RuntimeError, a missing one an OSError.
+        with suppress(OSError, RuntimeError):
+            found = self._core.import_model(file.read_bytes(), "CPU", dict(options))
+            os.utime(file)
+            return found
+        compiled = self._core.compile_model(build(), "CPU", dict(options))
+        with suppress(OSError, OutputError):
+            self._keep(file, compiled.export_model().getvalue())
+        return compiled
+
+    def _keep(self, file: Path, blob: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, blob)
+        files = sorted(self._folder.glob("*.blob"), key=lambda one: -one.stat().st_mtime)
+        for old in files[MOST_FILES:]:
+            old.unlink(missing_ok=True)

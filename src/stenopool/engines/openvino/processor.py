@@ -1,0 +1,44 @@
+"""What this machine's CPU multiplies fastest."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import openvino as ov
+
+INT8, BFLOAT16, FLOAT32 = "int8", "bfloat16", "float32"
+
+_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})  # in Linux's /proc/cpuinfo
+
+
+def precision() -> str:
+    """`int8` where the CPU has exact products of int8 (VNNI), else `bfloat16`, else `float32`.
+
+    Older CPUs multiply int8 too, but their sums of two products saturate at 16 bits.
+    """
+    if _flags() & _INT8_FLAGS:
+        return INT8
+    return BFLOAT16 if has_bfloat16() else FLOAT32
+
+
+def processor() -> str:
+    """The CPU's name and features: what is compiled for one does not run on another."""
+    name = ov.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    return f"{name} {' '.join(sorted(_flags()))}"
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether products of bfloat16 are in the CPU (Zen 4, Sapphire Rapids and later)."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _flags() -> frozenset[str]:
+    """The CPU's features as Linux names them; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
