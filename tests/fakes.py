@@ -7,7 +7,7 @@ that it is given, so windows that are cut, packed or halved are heard as they ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -163,6 +163,7 @@ class FakeEngine:
         vocabulary: real tokens.
         script: gives a hypothesis or a text for a window; `None` for what is heard.
         languages: answers of `detect_language`, one for each window, the last one for ever.
+        tells_early: probabilities of tokens come with hypotheses, not with alignments.
     """
 
     vocabulary: Vocabulary
@@ -175,6 +176,7 @@ class FakeEngine:
     multilingual: bool = False
     workers: int = 1
     batch_size: int = 8
+    tells_early: bool = False
     asked: list[Asked] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     detected: int = 0
@@ -197,9 +199,14 @@ class FakeEngine:
         call = len(self.batches)
         self.batches.append(len(prompts))
         return [
-            self._answer(Asked(call, hears(features), tuple(prompt), search))
+            self._told(self._answer(Asked(call, hears(features), tuple(prompt), search)))
             for features, prompt in zip(_features(encoded), prompts, strict=True)
         ]
+
+    def _told(self, answer: Hypothesis) -> Hypothesis:
+        if not self.tells_early:
+            return answer
+        return replace(answer, probabilities=tuple(map(chance_of, answer.tokens)))
 
     def _answer(self, asked: Asked) -> Hypothesis:
         self.asked.append(asked)
@@ -220,10 +227,11 @@ class FakeEngine:
         seconds: Sequence[float],
     ) -> list[Alignment]:
         assert all(texts), "the real engine refuses an empty text"
-        return [
+        found = [
             self._aligned(hears(features), text, length)
             for features, text, length in zip(_features(encoded), texts, seconds, strict=True)
         ]
+        return [replace(one, probabilities=None) for one in found] if self.tells_early else found
 
     def _aligned(self, tones: Sequence[Tone], text: Sequence[int], seconds: float) -> Alignment:
         """Each word at the next tone that is this word; evenly where there is no such tone."""
@@ -241,6 +249,11 @@ class FakeEngine:
             end = tone.end
         starts[0] = 0.0  # a warping path begins at the window's first frame, whatever is there
         return Alignment(np.array([*starts, end]), np.full(len(text), 0.9))
+
+
+def chance_of(token: int) -> float:
+    """The probability that is told early: each token has its own."""
+    return (token % 97 + 1) / 98
 
 
 def _features(encoded: Encoded) -> Features:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fakes import PACE, Asked, FakeEngine, said, settled, spoken, story, text_of
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece
+from stenopool.decoding.batching import Batcher
 from stenopool.decoding.chunked import OVERLAP, chunked_readings, overlapping, parted
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading, whole
@@ -152,7 +153,7 @@ def test_readings_of_one_window_are_one_with_the_most_doubtful_figures() -> None
 def read(engine: FakeEngine, pieces: list[Piece], **options: object) -> list[Reading]:
     chosen = settled(algorithm="chunked", **options)
     recogniser = Recogniser(engine, engine.vocabulary, chosen, "en")
-    return list(chunked_readings(pieces, recogniser, workers=engine.workers))
+    return list(chunked_readings(pieces, recogniser, Batcher(engine.workers)))
 
 
 @settings(

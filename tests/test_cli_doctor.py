@@ -9,6 +9,7 @@ import pytest
 
 from commands import InProcess, Ran
 from stenopool.cli import doctor
+from stenopool.engines import choose
 from stenopool.models import Store
 
 Doctor = Callable[..., Ran]
@@ -53,7 +54,7 @@ def test_healthy_machine_is_status_0(examine: Doctor) -> None:
     assert found["av"] == ("ok", version("av"))
     assert "verified" in found["model tiny.en"][1]
     assert "verified" in found["model silero-vad"][1]
-    assert found["engine"][1].startswith("ctranslate2, ")
+    assert found["engine"][1].startswith(f"{choose().engine}, ")
 
 
 def test_report_for_people_has_a_line_for_each_finding(examine: Doctor) -> None:

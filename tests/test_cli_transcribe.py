@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from stenopool.cli import app
 from stenopool.cli.console import report_pull
 from stenopool.cli.transcribe import Target
 from stenopool.decoding.options import Options
+from stenopool.decoding.transcriber import defect
+from stenopool.errors import Defect
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing
 
 TINY = ("--model", "tiny.en")
@@ -66,8 +68,13 @@ class Spy:
     def resolved(self, options: Options) -> Options:
         return options
 
-    def transcribe(self, path: Path, options: Options, progress: Callable[..., None]) -> Transcript:
+    def transcribe_many(
+        self, paths: list[Path], options: Options, *, progress: Callable[..., None]
+    ) -> Iterator[Transcript | Defect]:
         self.options.append(options)
+        return (self.transcribed(path) for path in paths)
+
+    def transcribed(self, path: Path) -> Transcript | Defect:
         return Transcript(
             text="réunion",
             language="fr",
@@ -441,7 +448,7 @@ def test_choice_of_engine_arrives(spy: Spy, here_spied: InProcess) -> None:
     here_spied("transcribe", "a.wav", "b.wav", *arguments)
     choices = {"engine": "ctranslate2", "device": "cpu", "threads": 3, "report": report_pull}
     assert spy.made == [("small", choices)]
-    assert len(spy.options) == 2
+    assert len(spy.options) == 1  # both share batches
 
 
 def test_real_options_change_the_result(here: InProcess, clip: Path) -> None:
@@ -465,14 +472,14 @@ def test_unsuited_algorithm_is_a_warning_without_the_place_in_the_code(
 def test_defect_is_told_with_its_traceback_and_the_next_recording_goes_on(
     here_spied: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Spy.transcribe
+    whole = Spy.transcribed
 
-    def faulty(self: Spy, path: Path, *given: Any, **named: Any) -> Transcript:
+    def faulty(self: Spy, path: Path) -> Transcript | Defect:
         if path.name == "a.wav":
-            raise ZeroDivisionError("in the model")
-        return whole(self, path, *given, **named)
+            return defect(path, ZeroDivisionError("in the model"))
+        return whole(self, path)
 
-    monkeypatch.setattr(Spy, "transcribe", faulty)
+    monkeypatch.setattr(Spy, "transcribed", faulty)
     run = here_spied("transcribe", "a.wav", "b.wav", "--json")
     first, second = run.lines
     assert run.status == 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fakes import PACE, Asked, FakeEngine, said, settled, spoken, story, text_of
 from stenopool.audio.windows import Piece
+from stenopool.decoding.batching import Batcher
 from stenopool.decoding.packed import packed_readings
 from stenopool.decoding.readings import Reading
 from stenopool.decoding.recognise import Recogniser
@@ -38,7 +39,7 @@ def pieces(count: int, *, apart: float = 2.0) -> Iterator[Piece]:
 
 def test_pieces_are_packed_into_full_windows_and_read_in_order(vocabulary: Vocabulary) -> None:
     engine = FakeEngine(vocabulary, workers=2)
-    readings = list(packed_readings(pieces(20), recogniser(vocabulary, engine), workers=2))
+    readings = list(packed_readings(pieces(20), recogniser(vocabulary, engine), Batcher(2)))
     assert text_of(readings) == story(160)
     assert sorted(len(asked.words) for asked in engine.asked) == [48, 56, 56]
     assert sum(engine.batches) == 3
@@ -46,7 +47,7 @@ def test_pieces_are_packed_into_full_windows_and_read_in_order(vocabulary: Vocab
 
 def test_words_have_times_of_the_recording(vocabulary: Vocabulary) -> None:
     engine = FakeEngine(vocabulary)
-    readings = packed_readings(pieces(9), recogniser(vocabulary, engine), workers=1)
+    readings = packed_readings(pieces(9), recogniser(vocabulary, engine), Batcher(1))
     starts = [word.start for reading in readings for word in reading.words]
     expected = [n * (EIGHT + 2.0) + PACE * word for n in range(9) for word in range(8)]
     np.testing.assert_allclose(starts, expected, atol=0.06)
@@ -59,13 +60,13 @@ def test_batches_are_decoded_side_by_side(vocabulary: Vocabulary) -> None:
         together.wait()
 
     engine = FakeEngine(vocabulary, script, workers=2)
-    readings = packed_readings(pieces(14), recogniser(vocabulary, engine, 1), workers=2)
+    readings = packed_readings(pieces(14), recogniser(vocabulary, engine, 1), Batcher(2))
     assert text_of(readings) == story(112)
 
 
 def test_no_speech_gives_no_reading(vocabulary: Vocabulary) -> None:
     engine = FakeEngine(vocabulary)
-    assert list(packed_readings([], recogniser(vocabulary, engine), workers=2)) == []
+    assert list(packed_readings([], recogniser(vocabulary, engine), Batcher(2))) == []
     assert engine.batches == []
 
 
@@ -78,7 +79,7 @@ def test_first_reading_is_there_before_all_pieces_are_taken(vocabulary: Vocabula
             yield piece
 
     engine = FakeEngine(vocabulary)
-    readings = packed_readings(counted(), recogniser(vocabulary, engine, 1), workers=1)
+    readings = packed_readings(counted(), recogniser(vocabulary, engine, 1), Batcher(1))
     assert not taken
     assert isinstance(next(readings), Reading)
     assert len(taken) < 30
@@ -100,4 +101,4 @@ def test_no_word_is_lost_whatever_the_pieces(
         given_pieces.append(spoken(said(words[at : at + count]), at=at * PACE * 2))
         at += count
     reader = recogniser(vocabulary, FakeEngine(vocabulary), batch_size)
-    assert text_of(packed_readings(given_pieces, reader, workers=workers)) == words
+    assert text_of(packed_readings(given_pieces, reader, Batcher(workers))) == words

@@ -12,6 +12,7 @@ from fakes import (
     Asked,
     FakeEngine,
     Script,
+    chance_of,
     hypothesis,
     said,
     settled,
@@ -92,6 +93,22 @@ def test_batch_is_decoded_together_and_stays_in_order(vocabulary: Vocabulary) ->
     readings = recogniser.read(windows)
     assert engine.batches == [4]
     assert text_of(one for window in readings for one in window) == story(24)
+
+
+def test_probabilities_of_words_come_from_the_hypothesis_where_it_has_them(
+    vocabulary: Vocabulary,
+) -> None:
+    engine = FakeEngine(vocabulary, tells_early=True)
+    (readings,) = Recogniser(engine, vocabulary, settled(), "en").read([window_of(SHORT)])
+    tokens = [text_tokens(vocabulary, word) for word in SHORT]
+    expected = [np.mean([chance_of(token) for token in each]) for each in tokens]
+    found = [word.probability for reading in readings for word in reading.words]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_probabilities_of_words_come_from_the_alignment_elsewhere(read: Read) -> None:
+    (reading,), _ = read(window_of(SHORT))
+    assert [word.probability for word in reading.words] == pytest.approx([0.9] * len(SHORT))
 
 
 # --- prompts ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from fakes import (
     Asked,
     FakeEngine,
     Script,
+    chance_of,
     hypothesis,
     said,
     settled,
@@ -121,15 +122,17 @@ def timestamps(asked: Asked, vocabulary: Vocabulary) -> bool:
     max_examples=15,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(st.lists(st.integers(1, 50), max_size=6), st.integers(0, 3))
-def test_no_word_is_lost_or_doubled(vocabulary: Vocabulary, counts: list[int], gap: int) -> None:
+@given(st.lists(st.integers(1, 50), max_size=6), st.integers(0, 3), st.booleans())
+def test_no_word_is_lost_or_doubled(
+    vocabulary: Vocabulary, counts: list[int], gap: int, tells_early: bool
+) -> None:
     words = story(sum(counts))
     pieces: list[Piece] = []
     at, done = 0.0, 0
     for count in counts:
         pieces.append(spoken(said(words[done : done + count]), at=at))
         done, at = done + count, at + count * PACE + gap
-    engine = FakeEngine(vocabulary)
+    engine = FakeEngine(vocabulary, tells_early=tells_early)
     readings = list(in_order(read(engine, pieces)))
     assert text_of(readings) == words
     times = [word for one in readings for word in one.words]
@@ -142,6 +145,19 @@ def test_next_window_begins_at_the_last_complete_timestamp(vocabulary: Vocabular
     readings = read(engine, long_piece(120))
     assert [len(asked.words) for asked in engine.asked] == [60, 60, 10]
     assert [len(one.words) for one in readings] == [55, 55, 10]
+
+
+def test_window_that_is_cut_at_a_timestamp_keeps_the_probabilities_of_its_words(
+    vocabulary: Vocabulary,
+) -> None:
+    readings = read(FakeEngine(vocabulary, tells_early=True), long_piece(120))
+    assert text_of(readings) == story(120)
+    found = [word.probability for one in readings for word in one.words]
+    expected = [
+        np.mean([chance_of(token) for token in text_tokens(vocabulary, word)])
+        for word in story(120)
+    ]
+    np.testing.assert_allclose(found, expected)
 
 
 def test_words_have_times_of_the_recording(vocabulary: Vocabulary) -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
 from stenopool.decoding.timing import LEAD, PlacedWord, placed_words, timed_words
-from stenopool.engines.base import Alignment
 from stenopool.transcript import Word
 
 
@@ -21,9 +20,11 @@ def piece(start: float, end: float, *, pad: float = 0.2) -> Piece:
     return Piece(samples, first, after, first + edge, after - edge)
 
 
-def alignment(*starts: float, probabilities: tuple[float, ...] = ()) -> Alignment:
+def in_window(
+    words: list[tuple[str, int]], *starts: float, probabilities: tuple[float, ...] = ()
+) -> list[PlacedWord]:
     chances = probabilities or (0.5,) * (len(starts) - 1)
-    return Alignment(np.array(starts, dtype=np.float64), np.array(chances, dtype=np.float64))
+    return placed_words(words, np.array(starts), np.array(chances))
 
 
 def placed(text: str, start: float, end: float) -> PlacedWord:
@@ -34,8 +35,8 @@ def placed(text: str, start: float, end: float) -> PlacedWord:
 
 
 def test_words_reach_from_their_first_token_to_the_next_word() -> None:
-    times = alignment(0.1, 0.3, 0.5, 0.9, probabilities=(0.8, 0.6, 1.0))
-    first, second = placed_words([(" over", 2), (" it", 1)], times)
+    words, chances = [(" over", 2), (" it", 1)], (0.8, 0.6, 1.0)
+    first, second = in_window(words, 0.1, 0.3, 0.5, 0.9, probabilities=chances)
     assert (first.text, first.start, first.end) == (" over", 0.1, 0.5)
     assert (second.text, second.start, second.end) == (" it", 0.5, 0.9)
     assert first.probability == pytest.approx(0.7)
@@ -44,21 +45,21 @@ def test_words_reach_from_their_first_token_to_the_next_word() -> None:
 
 def test_word_before_speech_that_was_passed_over_ends_in_time() -> None:
     words = [(" oh", 1), (" hello", 1), (" you", 1)]
-    _, before, after = placed_words(words, alignment(0.5, 1.0, 9.0, 9.4))
+    _, before, after = in_window(words, 0.5, 1.0, 9.0, 9.4)
     assert (before.start, before.end) == (1.0, 2.5)
     assert after.start == 9.0
 
 
 def test_first_word_after_speech_that_was_passed_over_begins_in_time() -> None:
-    first, second = placed_words([(" hello", 1), (" you", 1)], alignment(0.0, 9.0, 9.4))
+    first, second = in_window([(" hello", 1), (" you", 1)], 0.0, 9.0, 9.4)
     assert (first.start, first.end) == (7.5, 9.0)
     assert second.start == 9.0
 
 
 def test_long_words_and_numbers_may_take_longer() -> None:
-    (word,) = placed_words([(" a", 1)], alignment(0.0, 20.0))
-    (longer,) = placed_words([(" notwithstanding", 1)], alignment(0.0, 20.0))
-    (number,) = placed_words([(" 1945", 1)], alignment(0.0, 20.0))
+    (word,) = in_window([(" a", 1)], 0.0, 20.0)
+    (longer,) = in_window([(" notwithstanding", 1)], 0.0, 20.0)
+    (number,) = in_window([(" 1945", 1)], 0.0, 20.0)
     assert word.end == pytest.approx(1.1)
     assert longer.end == pytest.approx(2.5)
     assert number.end == pytest.approx(3.0)
@@ -126,7 +127,7 @@ def test_words_are_ordered_and_lie_where_speech_was_heard(
 ) -> None:
     starts = [border * window.seconds for border in sorted(borders)]
     texts = [(" word", 1)] * (len(starts) - 1)
-    words = timed_words(placed_words(texts, alignment(*starts)), window)
+    words = timed_words(in_window(texts, *starts), window)
     assert len(words) == len(texts)
     for word in words:
         assert word.start <= word.end

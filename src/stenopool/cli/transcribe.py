@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,7 +70,8 @@ def transcribe(
     target.check(paths)
     with ProgressBar(quiet=quiet) as bar:
         transcriber = loaded(model, options, engine=engine, device=device, threads=threads)
-        statuses = [_one(path, transcriber, options, target, bar) for path in paths]
+        results = zip(paths, _results(paths, transcriber, options, bar), strict=True)
+        statuses = [_given(path, result, target) for path, result in results]
     if status := max(statuses):
         raise typer.Exit(status)
 
@@ -161,33 +162,43 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _one(
-    path: Path, transcriber: Transcriber, options: Options, target: Target, bar: ProgressBar
-) -> int:
-    """Transcribe one recording; returns its exit status."""
+def _results(
+    paths: Sequence[Path], transcriber: Transcriber, options: Options, bar: ProgressBar
+) -> Iterator[Transcript | StenoError]:
+    """What becomes of each recording, in order; the bar shows the one that is waited for."""
+    waited = paths[0]
+
+    def progress(path: Path, done: float, total: float | None) -> None:
+        if path == waited:
+            bar.update(done, total)
+
+    results = transcriber.transcribe_many(paths, options, progress=progress)
+    for waited in paths:
+        bar.begin(waited.name)
+        result = next(results)
+        bar.end()
+        yield result
+
+
+def _given(path: Path, result: Transcript | StenoError, target: Target) -> int:
+    """Write or print what became of a recording; returns its exit status."""
+    from stenopool.decoding.transcriber import defect
     from stenopool.writers import document
 
     shown = os.fsdecode(path)
-    bar.begin(path.name)
     try:
-        transcript = transcriber.transcribe(path, options, progress=bar.update)
-        bar.end()
-        files = target.write(path, transcript)
+        if isinstance(result, StenoError):
+            raise result
+        files = target.write(path, result)
     except Exception as error:  # noqa: BLE001  it is told, recorded and in the exit status
-        bar.end()
-        failure = error if isinstance(error, StenoError) else defect(shown, error)
+        failure = error if isinstance(error, StenoError) else defect(path, error)
+        if failure.__cause__ is not None and isinstance(failure, Defect):
+            traceback.print_exception(failure.__cause__)
         complain(failure)
         if target.json_lines:
             emit_json({"path": shown, "status": "failed", "error": failure.record()})
         return failure.exit_status
     if target.json_lines:
-        result = {"path": shown, "status": "transcribed", "files": files}
-        emit_json({**result, "transcript": document(transcript)})
+        done = {"path": shown, "status": "transcribed", "files": files}
+        emit_json({**done, "transcript": document(result)})
     return 0
-
-
-def defect(shown: str, error: Exception) -> Defect:
-    """An error that should not be, with its traceback on stderr; the next recording goes on."""
-    traceback.print_exception(error)
-    what = f"`{shown}`: {type(error).__name__}: {error}"
-    return Defect(what, do="Please report it, with the traceback above")

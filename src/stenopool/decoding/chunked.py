@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window, joined
-from stenopool.decoding.parallel import even_batches, ordered
+from stenopool.decoding.batching import Batcher
 from stenopool.decoding.readings import Reading, whole
 from stenopool.decoding.recognise import Recogniser
 from stenopool.transcript import Word
@@ -22,27 +22,21 @@ PUNCTUATION = ".,;:!?\"'()[]-–—…"
 
 
 def chunked_readings(
-    pieces: Iterable[Piece], recogniser: Recogniser, *, workers: int
+    pieces: Iterable[Piece], recogniser: Recogniser, batcher: Batcher
 ) -> Iterator[Reading]:
     """Readings of a recording's speech, in order, overlaps removed.
 
     Args:
         pieces: as `audio.windows.speech_pieces` gives them.
-        workers: batches decoded side by side.
     """
-    options = recogniser.options
-    length = round((options.chunk_seconds or 0) * SAMPLE_RATE)
-    batches = even_batches(
-        overlapping(pieces, length), size=options.batch_size or 1, workers=workers
-    )
+    length = round((recogniser.options.chunk_seconds or 0) * SAMPLE_RATE)
     held: Reading | None = None
-    for batch in ordered(recogniser.read, batches, workers=workers):
-        for readings in batch:
-            if held is None:
-                held = whole(readings)
-                continue
-            first, held = parted(held, whole(readings))
-            yield first
+    for readings in batcher.readings(recogniser, overlapping(pieces, length)):
+        if held is None:
+            held = whole(readings)
+            continue
+        first, held = parted(held, whole(readings))
+        yield first
     if held is not None:
         yield held
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import log_mel
@@ -90,6 +91,11 @@ class Recogniser:
         self._text_language = "en" if options.task == "translate" else language
         self._head = vocabulary.head(language if engine.multilingual else None, options.task)
         self._context = vocabulary.context(options.hotwords, options.initial_prompt)
+
+    @property
+    def batch_size(self) -> int:
+        """Windows that are read together, at most."""
+        return self.options.batch_size or 1
 
     def read(self, windows: Sequence[Window]) -> list[list[Reading]]:
         """The readings of each window of a batch, in order; more than one where it was parted."""
@@ -218,7 +224,11 @@ class Recogniser:
         window = decoded.window
         if not decoded.text or not text:  # cut off at a timestamp, a text may keep no token
             return Timed(decoded, (), 0, window, window.speech_seconds)
-        words = placed_words(self.vocabulary.words(text, self._text_language), alignment)
+        words = placed_words(
+            self.vocabulary.words(text, self._text_language),
+            alignment.starts,
+            self._probabilities(decoded.hypothesis, alignment),
+        )
         before = _words_before_hole(words)
         rest = window.from_time(words[before - 1].end)
         unheard = rest.speech_seconds if rest else 0.0
@@ -232,6 +242,13 @@ class Recogniser:
             unheard,
             skipped_seconds=window.up_to(round(words[0].start * SAMPLE_RATE)).speech_seconds,
         )
+
+    def _probabilities(self, hypothesis: Hypothesis, alignment: Alignment) -> NDArray[np.float64]:
+        """Of each text token."""
+        if alignment.probabilities is not None:
+            return alignment.probabilities
+        pairs = zip(hypothesis.tokens, hypothesis.probabilities, strict=True)
+        return np.array([share for token, share in pairs if token < self.vocabulary.end])
 
 
 def _words_before_hole(words: Sequence[PlacedWord]) -> int:

@@ -65,7 +65,9 @@ class _Walk:
             self._told = []  # a loop that is told goes on for ever
             return whole(recogniser.read([window])[0]), window.seconds
         tokens, seconds = consumed(decoded.hypothesis.tokens, recogniser.vocabulary)
-        kept = replace(decoded, hypothesis=replace(decoded.hypothesis, tokens=tokens))
+        chances = decoded.hypothesis.probabilities[: len(tokens)]
+        hypothesis = replace(decoded.hypothesis, tokens=tokens, probabilities=chances)
+        kept = replace(decoded, hypothesis=hypothesis)
         timed = recogniser.timed([kept], encoded)[0]
         self._remember(decoded)
         done = window if seconds is None else window.up_to(round(seconds * SAMPLE_RATE))

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
-from stenopool.engines.base import Alignment
 from stenopool.transcript import Word
 
 SHORTEST_WORD = 0.02  # seconds: one position of the encoder
@@ -29,7 +31,11 @@ class PlacedWord:
     probability: float
 
 
-def placed_words(words: Sequence[tuple[str, int]], alignment: Alignment) -> list[PlacedWord]:
+def placed_words(
+    words: Sequence[tuple[str, int]],
+    starts: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+) -> list[PlacedWord]:
     """Words with times in the window, none longer than anybody speaks it.
 
     Where the model passed over speech, the word before it is aligned to all of that speech, at the
@@ -38,16 +44,17 @@ def placed_words(words: Sequence[tuple[str, int]], alignment: Alignment) -> list
 
     Args:
         words: text and number of tokens of each word, as `Vocabulary.words` gives them.
-        alignment: of the same tokens.
+        starts: of the same tokens, and the end of the last one; see `engines.base.Alignment`.
+        probabilities: of the same tokens.
     """
     placed = []
     borders = [0, *accumulate(count for _, count in words)]
     for (text, _), first, after in zip(words, borders, borders[1:], strict=False):
-        start, end = float(alignment.starts[first]), float(alignment.starts[after])
+        start, end = float(starts[first]), float(starts[after])
         if first == 0 < len(words) - 1:
             start = max(start, end - _longest(text))
         end = min(end, start + _longest(text))
-        probability = float(alignment.probabilities[first:after].mean())
+        probability = float(probabilities[first:after].mean())
         placed.append(PlacedWord(text, start, end, probability))
     return placed
 

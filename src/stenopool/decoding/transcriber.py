@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
+from threading import Event
 
 from stenopool import engines
 from stenopool.audio import SAMPLE_RATE
@@ -15,6 +18,7 @@ from stenopool.audio.features import WINDOW_SAMPLES
 from stenopool.audio.media import Recording
 from stenopool.audio.vad import SpeechDetector, VadOptions
 from stenopool.audio.windows import Piece, packed, speech_pieces
+from stenopool.decoding.batching import Batcher, side_by_side
 from stenopool.decoding.chunked import chunked_readings
 from stenopool.decoding.language import DETECTION_WINDOWS, Language, detected
 from stenopool.decoding.languages import AUTO
@@ -26,7 +30,7 @@ from stenopool.decoding.recognise import HEARD_SECONDS, Recogniser
 from stenopool.decoding.sentences import segments
 from stenopool.decoding.sequential import sequential_readings
 from stenopool.decoding.tokens import Vocabulary
-from stenopool.errors import UnsupportedOption
+from stenopool.errors import Cancelled, Defect, StenoError, UnsupportedOption
 from stenopool.models import DETECTOR, Report, Store
 from stenopool.settings import settings
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript
@@ -34,7 +38,11 @@ from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcrip
 UNSUITED_ALGORITHM = "unsuited_algorithm"
 CONTIGUOUS_SILENCE = 2.0  # seconds of silence kept inside speech where windows should be contiguous
 
+RECOGNISERS = 16  # kept
+MOST_FILES = 32  # transcribed at the same time
+
 Progress = Callable[[float, float | None], None]
+FileProgress = Callable[[Path, float, float | None], None]
 
 
 class UnsuitedAlgorithm(UserWarning):
@@ -80,6 +88,9 @@ class Transcriber:
         self.info = ModelInfo(
             self.model.name, self.model.sha256, self.engine.name, self.engine.precision
         )
+        self.batcher = Batcher(self.engine.workers)
+        # Windows share a batch only where they share a recogniser, so the last ones are kept.
+        self.recogniser = lru_cache(RECOGNISERS)(self._recogniser)
 
     def transcribe(
         self, path: str | Path, options: Options | None = None, *, progress: Progress | None = None
@@ -103,6 +114,50 @@ class Transcriber:
         """Like `transcribe`, but gives the segments as they are ready."""
         chosen = self.resolved(options or Options())
         return Transcription(self, Path(path), chosen, progress or (lambda done, total: None))
+
+    def transcribe_many(
+        self,
+        paths: Iterable[str | Path],
+        options: Options | None = None,
+        *,
+        progress: FileProgress | None = None,
+    ) -> Iterator[Transcript | StenoError]:
+        """The transcripts of many recordings, in order; several at a time share batches.
+
+        Args:
+            paths: taken as they are needed.
+            options: see `Options`.
+            progress: called with the path and what `transcribe` tells of it, from any thread.
+
+        Yields:
+            the transcript, or what is wrong with this recording; a `Defect` has its cause.
+
+        Raises:
+            UnsupportedOption: the model cannot honour an option.
+        """
+        batch_size = self.resolved(options or Options()).batch_size or 1
+        stopped = Event()
+
+        def one(path: str | Path) -> Transcript | StenoError:
+            def told(done: float, total: float | None) -> None:
+                if stopped.is_set():
+                    raise Cancelled(f"`{path}` was given up", do="Transcribe it again")
+                if progress:
+                    progress(Path(path), done, total)
+
+            try:
+                return self.transcribe(path, options, progress=told)
+            except StenoError as error:
+                return error
+            except Exception as error:  # noqa: BLE001  one recording must not end the others
+                return defect(path, error)
+
+        wanted = self.engine.workers * (batch_size + 1)  # full batches, and one more file each
+        threads = min(wanted, MOST_FILES)
+        return side_by_side(one, paths, threads=threads, stop=stopped.set)
+
+    def _recogniser(self, options: Options, language: str) -> Recogniser:
+        return Recogniser(self.engine, self.vocabulary, options, language)
 
     def resolved(self, options: Options) -> Options:
         """The options with every choice made for this model.
@@ -242,15 +297,12 @@ class Transcription:
         transcriber = self._transcriber
         if transcriber.engine.multilingual and not self._language.known:
             return iter(())  # nobody spoke
-        recogniser = Recogniser(
-            transcriber.engine, transcriber.vocabulary, self._options, self._language.code
-        )
-        workers = transcriber.engine.workers
+        recogniser = transcriber.recogniser(self._options, self._language.code)
         if self._options.algorithm == SEQUENTIAL:
             return sequential_readings(pieces, recogniser)
         if self._options.algorithm == CHUNKED:
-            return chunked_readings(pieces, recogniser, workers=workers)
-        return packed_readings(pieces, recogniser, workers=workers)
+            return chunked_readings(pieces, recogniser, transcriber.batcher)
+        return packed_readings(pieces, recogniser, transcriber.batcher)
 
     def _counted_drops(
         self, readings: Iterable[Reading], recording: Recording
@@ -269,6 +321,16 @@ class Transcription:
             yield SPEECH_DROPPED
         if self._speech and self._language.probability < self._options.language_threshold:
             yield LANGUAGE_UNCERTAIN
+
+
+def defect(path: str | Path, error: Exception) -> Defect:
+    """An error that should not be, as the error of a recording."""
+    found = Defect(
+        f"`{os.fsdecode(path)}`: {type(error).__name__}: {error}",
+        do="Please report it, with the traceback above",
+    )
+    found.__cause__ = error
+    return found
 
 
 def _unsuited(chosen: str, suited: str) -> bool:

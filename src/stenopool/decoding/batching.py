@@ -1,0 +1,163 @@
+"""Windows of all recordings that are being transcribed meet here, and are decoded in batches.
+
+A model is fastest with full batches, but a recording may be one short clip, and its windows come
+one after the other. So windows wait in one queue, whosever they are; a worker that is free takes
+its share of those that wait, up to a batch. A window's text does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from stenopool.audio.windows import Window
+from stenopool.decoding.readings import Reading
+from stenopool.errors import StenoError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Readings = list[Reading]
+
+
+class Reader(Protocol):
+    """What reads windows: see `recognise.Recogniser`. Windows of one reader share batches."""
+
+    @property
+    def batch_size(self) -> int: ...
+    def read(self, windows: list[Window]) -> list[Readings]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    reader: Reader
+    window: Window
+    future: Future[Readings]
+
+
+class Batcher:
+    """Decodes windows on `workers` threads, which end when nothing waits.
+
+    Args:
+        workers: batches decoded side by side.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._lock = threading.Lock()
+        self._waiting: deque[_Waiting] = deque()
+        self._busy = 0  # workers
+        self._reading = 0  # of them, those with a batch
+
+    def submit(self, reader: Reader, window: Window) -> Future[Readings]:
+        """Let a window wait for its batch."""
+        future: Future[Readings] = Future()
+        with self._lock:
+            self._waiting.append(_Waiting(reader, window, future))
+            idle = self._busy < self.workers
+            self._busy += idle
+        if idle:
+            threading.Thread(target=self._work, name="steno-batch", daemon=True).start()
+        return future
+
+    def readings(self, reader: Reader, windows: Iterable[Window]) -> Iterator[Readings]:
+        """The readings of each window, in order.
+
+        Windows are taken when they are needed: so many that two batches wait for each worker. When
+        the caller stops early, those that wait are given up, those that have begun waited for.
+        """
+        ahead = 2 * self.workers * reader.batch_size
+        return in_order(lambda window: self.submit(reader, window), windows, ahead=ahead)
+
+    def _work(self) -> None:
+        while batch := self._taken():
+            _read(batch)
+            with self._lock:
+                self._reading -= 1
+
+    def _taken(self) -> list[_Waiting]:
+        """A batch; none when nothing waits, and this worker ends."""
+        with self._lock:
+            while self._waiting:
+                if batch := self._share():
+                    self._reading += 1
+                    return batch
+            self._busy -= 1
+            return []
+
+    def _share(self) -> list[_Waiting]:
+        """Windows of the reader whose turn it is, shared among the workers that do not read.
+
+        None where all of them were given up meanwhile.
+        """
+        self._waiting = deque(one for one in self._waiting if not one.future.cancelled())
+        if not self._waiting:
+            return []
+        reader = self._waiting[0].reader
+        alike = [one for one in self._waiting if one.reader is reader]
+        free = self.workers - self._reading
+        share = alike[: min(reader.batch_size, -(-len(alike) // free))]
+        taken = set(map(id, share))
+        self._waiting = deque(one for one in self._waiting if id(one) not in taken)
+        return [one for one in share if one.future.set_running_or_notify_cancel()]
+
+
+def _read(batch: list[_Waiting]) -> None:
+    """Decode a batch; where that fails, each of its windows alone, so that only one is to blame."""
+    try:
+        found = batch[0].reader.read([one.window for one in batch])
+    except StenoError as error:
+        if len(batch) == 1:
+            batch[0].future.set_exception(error)
+            return
+        for one in batch:
+            _read([one])
+    except BaseException as error:  # noqa: BLE001  it reaches whoever waits for the window
+        for one in batch:
+            one.future.set_exception(error)
+    else:
+        for one, readings in zip(batch, found, strict=True):
+            one.future.set_result(readings)
+
+
+def in_order(
+    begin: Callable[[T], Future[R]],
+    items: Iterable[T],
+    *,
+    ahead: int,
+    stop: Callable[[], None] = lambda: None,
+) -> Iterator[R]:
+    """The results of what is begun for each item, in order, with `ahead` more begun than given.
+
+    When the caller stops early or something fails, what waits is cancelled, `stop` is called, and
+    what has begun is waited for.
+    """
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(begin(item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        begun = [future for future in pending if not future.cancel()]
+        stop()
+        for future in begun:
+            future.exception()  # wait
+
+
+def side_by_side(
+    work: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    threads: int,
+    stop: Callable[[], None] = lambda: None,
+) -> Iterator[R]:
+    """`map` on threads, in order; `stop` tells the work that nobody waits for it any more."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="steno-file") as pool:
+        yield from in_order(lambda item: pool.submit(work, item), items, ahead=threads, stop=stop)
