@@ -475,8 +475,11 @@ def test_defect_is_told_with_its_traceback_and_the_next_recording_goes_on(
     whole = Spy.transcribed
 
     def faulty(self: Spy, path: Path) -> Transcript | Defect:
-        if path.name == "a.wav":
-            return defect(path, ZeroDivisionError("in the model"))
+        try:
+            if path.name == "a.wav":
+                raise ZeroDivisionError("in the model")
+        except ZeroDivisionError as error:
+            return defect(path, error)
         return whole(self, path)
 
     monkeypatch.setattr(Spy, "transcribed", faulty)
