@@ -25,7 +25,6 @@ StenoError
 ├── OutputError             exit 6   a result could not be written
 │   ├── OutputUnwritable
 │   └── StorageFull                  (transient)
-├── Cancelled               exit 130 given up before its end
 └── Defect                  exit 1   a fault of Stenopool itself
 
 The same code stands in the error record of a failed file and in machine-readable output; the exit
@@ -217,14 +216,6 @@ class StorageFull(OutputError):
     """No space is left where the result should go."""
 
     code = "storage_full"
-    transient = True
-
-
-class Cancelled(StenoError):
-    """The work was given up before its end; nobody waits for it."""
-
-    code = "cancelled"
-    exit_status = 130
     transient = True
 
 

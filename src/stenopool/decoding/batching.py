@@ -110,6 +110,7 @@ def _read(batch: list[_Waiting]) -> None:
     """Decode a batch; where that fails, each of its windows alone, so that only one is to blame."""
     try:
         found = batch[0].reader.read([one.window for one in batch])
+        answers = list(zip(batch, found, strict=True))
     except StenoError as error:
         if len(batch) == 1:
             batch[0].future.set_exception(error)
@@ -120,7 +121,7 @@ def _read(batch: list[_Waiting]) -> None:
         for one in batch:
             one.future.set_exception(error)
     else:
-        for one, readings in zip(batch, found, strict=True):
+        for one, readings in answers:
             one.future.set_result(readings)
 
 
@@ -141,14 +142,21 @@ def in_order(
         for item in items:
             pending.append(begin(item))
             if len(pending) > ahead:
-                yield pending.popleft().result()
+                yield _first_of(pending)
         while pending:
-            yield pending.popleft().result()
+            yield _first_of(pending)
     finally:
         begun = [future for future in pending if not future.cancel()]
         stop()
         for future in begun:
             future.exception()  # wait
+
+
+def _first_of(pending: deque[Future[R]]) -> R:
+    """Wait for the first; an interrupt leaves it there, to be waited for."""
+    result = pending[0].result()
+    pending.popleft()
+    return result
 
 
 def side_by_side(

@@ -30,7 +30,7 @@ from stenopool.decoding.recognise import HEARD_SECONDS, Recogniser
 from stenopool.decoding.sentences import segments
 from stenopool.decoding.sequential import sequential_readings
 from stenopool.decoding.tokens import Vocabulary
-from stenopool.errors import Cancelled, Defect, StenoError, UnsupportedOption
+from stenopool.errors import Defect, StenoError, UnsupportedOption
 from stenopool.models import DETECTOR, Report, Store
 from stenopool.settings import settings
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript
@@ -141,7 +141,7 @@ class Transcriber:
         def one(path: str | Path) -> Transcript | StenoError:
             def told(done: float, total: float | None) -> None:
                 if stopped.is_set():
-                    raise Cancelled(f"`{path}` was given up", do="Transcribe it again")
+                    raise RuntimeError("given up")  # nobody waits for what becomes of it
                 if progress:
                     progress(Path(path), done, total)
 
