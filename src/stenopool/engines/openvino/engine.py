@@ -91,13 +91,16 @@ class OpenVINOEngine:
         self._aligned = [one.any_name for one in models["aligner"].inputs if "." in one.any_name]
 
     def _graphs(self, weights: WhisperWeights) -> Iterator[tuple[str, Callable[[], ov.Model]]]:
-        """Names of the graphs, and what builds each."""
-        parts = Parts(weights, int8=self.precision == INT8)
+        """Names of the graphs, and what builds each.
+
+        They are built on threads side by side, so that no node may belong to two of them.
+        """
+        parts = partial(Parts, weights, int8=self.precision == INT8)
         heads = weights.generation.alignment_heads or _upper_heads(weights)
         special, stored = self._special, self._stored
-        yield "encoder", lambda: encoder(parts, stored)
-        yield "writer", lambda: writer(parts, stored, special.end, special.suppressed)
-        yield "aligner", lambda: aligner(parts, stored, heads)
+        yield "encoder", lambda: encoder(parts(), stored)
+        yield "writer", lambda: writer(parts(), stored, special.end, special.suppressed)
+        yield "aligner", lambda: aligner(parts(), stored, heads)
 
     def encode(self, features: Features) -> Encoded:
         heard = self._rooms.take(len(features))
