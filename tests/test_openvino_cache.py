@@ -45,7 +45,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def doubled(weights: Path, build: Callable[[], ov.Model], precision: str = "int8") -> list[float]:
-    model = Compiled(weights, {"precision": precision}).graph("double", build, OPTIONS)
+    model = Compiled(weights, OPTIONS, precision).graph("double", build)
     given = np.array([1.0, 2.0, 3.0], dtype=np.float32)
     return [float(value) for value in next(iter(model({0: given}).values()))]
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from stenopool.audio.features import Features
 
+POSITIONS_PER_SECOND = 50  # of the encoder's output
+
 
 @dataclass(frozen=True, slots=True)
 class Search:

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stenopool.audio.features import FRAMES_PER_SECOND, Features
-from stenopool.engines.base import Alignment, Encoded, Hypothesis, Search
+from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
 
 T = TypeVar("T")
 
 MOST_WORKERS = 4  # on a CPU: each has its own batch in memory
 BATCH_SIZE = {"cpu": 2, "cuda": 8}  # windows
-TOKENS_PER_SECOND = 50  # encoder positions
 
 
 class CTranslate2Engine:
@@ -124,7 +123,7 @@ def _alignment(result: Any) -> Alignment:  # noqa: ANN401  untyped extension cla
     path: NDArray[np.int64] = np.asarray(result.alignments, dtype=np.int64).reshape(-1, 2)
     first = np.flatnonzero(np.diff(path[:, 0], prepend=-1))
     return Alignment(
-        starts=path[first, 1] / TOKENS_PER_SECOND,
+        starts=path[first, 1] / POSITIONS_PER_SECOND,
         probabilities=np.asarray(result.text_token_probs, dtype=np.float64),
     )
 

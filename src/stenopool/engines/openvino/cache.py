@@ -27,31 +27,30 @@ class Compiled:
 
     Args:
         weights: the model's file.
-        chosen: what else the graphs depend on.
+        options: what OpenVINO is told.
+        precision: in which the graphs are built.
     """
 
-    def __init__(self, weights: Path, chosen: Mapping[str, str | int]) -> None:
-        self._core = ov.Core()
+    def __init__(self, weights: Path, options: Mapping[str, str | int], precision: str) -> None:
+        self._core, self._options = ov.Core(), dict(options)
         found = weights.stat()
         parts = [
             *(str(weights.resolve()), found.st_size, found.st_mtime_ns),
-            *(ov.__version__, processor(), sorted(chosen.items())),
+            *(ov.__version__, processor(), precision, sorted(options.items())),
             *(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))),
         ]
         self._key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         self._folder = settings().compiled_dir
 
-    def graph(
-        self, name: str, build: Callable[[], ov.Model], options: Mapping[str, str | int]
-    ) -> ov.CompiledModel:
-        """The graph of this name, built only where it is not on disk, for OpenVINO's `options`."""
+    def graph(self, name: str, build: Callable[[], ov.Model]) -> ov.CompiledModel:
+        """The graph of this name, built only where it is not on disk."""
         file = self._folder / f"{self._key}-{name}.blob"
         # A damaged file is OpenVINO's RuntimeError, a missing one an OSError.
         with suppress(OSError, RuntimeError):
-            found = self._core.import_model(file.read_bytes(), "CPU", dict(options))
+            found = self._core.import_model(file.read_bytes(), "CPU", self._options)
             os.utime(file)
             return found
-        compiled = self._core.compile_model(build(), "CPU", dict(options))
+        compiled = self._core.compile_model(build(), "CPU", self._options)
         with suppress(OSError, OutputError):
             self._keep(file, compiled.export_model().getvalue())
         return compiled

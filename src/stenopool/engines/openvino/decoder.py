@@ -13,7 +13,7 @@ import openvino as ov
 from openvino import opset15 as ops
 from openvino.op.util import Variable, VariableInfo
 
-from stenopool.engines.openvino.graph import Node, Parts, constant, index, indices, scalar
+from stenopool.engines.openvino.graph import Node, Parts, constant, index, indices, result, scalar
 from stenopool.models.weights import HEAD_WIDTH
 
 CANDIDATES = 16  # of the text tokens of a row
@@ -253,7 +253,7 @@ def _head(parts: Parts, x: Node, end: int, suppressed: Sequence[int]) -> list[No
     rest = ops.maximum(ops.subtract(summed, replaced), scalar(0.0))
     mass = ops.add(ops.log(ops.add(rest, better)), ops.squeeze(highest, indices(1)))
     outputs = {"ids": ids, "logits": logits, "mass": mass, "specials": specials}
-    return [_result(name, node) for name, node in outputs.items()]
+    return [result(name, node) for name, node in outputs.items()]
 
 
 def _exp_sum(logits: Node, highest: Node) -> Node:
@@ -266,9 +266,3 @@ def _scored_again(parts: Parts, x: Node, ids: Node) -> Node:
     rows = ops.gather(parts.table(_TABLE), ids, index(0))  # (rows, candidates, width)
     products = ops.multiply(rows, ops.unsqueeze(ops.convert(x, ov.Type.f32), indices(1)))
     return ops.reduce_sum(products, indices(2), False)
-
-
-def _result(name: str, node: Node) -> Node:
-    result = ops.result(node)
-    result.output(0).set_names({name})
-    return result

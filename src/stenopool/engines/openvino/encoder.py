@@ -10,7 +10,7 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from stenopool.audio.features import WINDOW_FRAMES
-from stenopool.engines.openvino.graph import Node, Parts, constant, indices
+from stenopool.engines.openvino.graph import Node, Parts, constant, indices, result
 
 
 def encoder(parts: Parts, stored: ov.Type) -> ov.Model:
@@ -37,8 +37,8 @@ def encoder(parts: Parts, stored: ov.Type) -> ov.Model:
         keys = parts.heads(parts.linear(heard, f"{name}.k_proj"))
         values = parts.turned_heads(parts.linear(heard, f"{name}.v_proj"))
         results += [
-            _result(keys, f"{layer}.keys", stored),
-            _result(values, f"{layer}.values", stored),
+            result(f"{layer}.keys", ops.convert(keys, stored)),
+            result(f"{layer}.values", ops.convert(values, stored)),
         ]
     return ov.Model(results, [features], "encoder")
 
@@ -61,9 +61,3 @@ def _layer(parts: Parts, x: Node, name: str) -> Node:
     y = parts.quantised(parts.norm(x, f"{name}.final_layer_norm"))
     y = parts.quantised(ops.gelu(parts.linear(y, f"{name}.fc1"), "ERF"))
     return ops.add(x, parts.linear(y, f"{name}.fc2"))
-
-
-def _result(node: Node, name: str, stored: ov.Type) -> Node:
-    converted = ops.convert(node, stored)
-    converted.output(0).set_names({name})
-    return ops.result(converted)

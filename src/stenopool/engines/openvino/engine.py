@@ -15,7 +15,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from stenopool.audio.features import Features
-from stenopool.engines.base import Alignment, Encoded, Hypothesis, Search
+from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.engines.openvino.alignment import starts
 from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.decoder import aligner, writer
@@ -34,7 +34,6 @@ from stenopool.engines.openvino.processor import FLOAT32, INT8, has_bfloat16
 from stenopool.engines.openvino.special import special_tokens
 from stenopool.models.weights import AUDIO_POSITIONS, WhisperWeights, read_weights
 
-TOKENS_PER_SECOND = 50  # encoder positions
 CORES_OF_A_WORKER = 4  # with fewer, one batch at a time is the fastest and needs half the memory
 MOST_WORKERS = 4
 BATCH_SIZE = 8  # windows
@@ -77,10 +76,10 @@ class OpenVINOEngine:
             "KV_CACHE_PRECISION": floating,
         }
         with failures():
-            compiled = Compiled(folder / "model.bin", {**options, "precision": precision})
+            compiled = Compiled(folder / "model.bin", options, precision)
             graphs = dict(self._graphs(weights))
             with ThreadPoolExecutor(len(graphs)) as pool:
-                made = pool.map(partial(compiled.graph, options=options), graphs, graphs.values())
+                made = pool.map(compiled.graph, graphs, graphs.values())
                 models = dict(zip(graphs, made, strict=True))
             self._idle: LifoQueue[dict[str, ov.InferRequest]] = LifoQueue()
             for _ in range(self.workers):
@@ -143,7 +142,7 @@ class OpenVINOEngine:
         heard = cast(Heard, encoded)
         head = [*start, self._special.no_timestamps]
         rows = [[*head, *texts[window], self._special.end] for window in heard.order]
-        lengths = [max(1, round(seconds[window] * TOKENS_PER_SECOND)) for window in heard.order]
+        lengths = [max(1, round(seconds[window] * POSITIONS_PER_SECOND)) for window in heard.order]
         found: dict[int, Alignment] = {}
         with self._requests() as requests:
             for first in range(0, len(rows), ALIGNED_TOGETHER):
@@ -153,7 +152,7 @@ class OpenVINOEngine:
                     # The row of a token's predecessor is where that token is predicted.
                     predicted = slice(len(head) - 1, len(rows[place]) - 1)
                     path = starts(attention[place - first, predicted, : lengths[place]])
-                    found[window] = Alignment(path / TOKENS_PER_SECOND, None)
+                    found[window] = Alignment(path / POSITIONS_PER_SECOND, None)
         return [found[window] for window in range(len(found))]
 
     def _attention(

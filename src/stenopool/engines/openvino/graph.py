@@ -126,6 +126,13 @@ def constant(values: Tensor) -> Node:
     return ops.constant(np.ascontiguousarray(values, dtype=np.float32))
 
 
+def result(name: str, node: Node) -> Node:
+    """An output of a graph."""
+    found = ops.result(node)
+    found.output(0).set_names({name})
+    return found
+
+
 def scalar(value: float) -> Node:
     """float32 constant without dimensions."""
     return ops.constant(np.float32(value))

@@ -79,7 +79,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The tokens that may follow one hypothesis, most probable first: ids and log-probabilities."""
+    """The tokens that may follow one hypothesis, in no order: ids and log-probabilities."""
 
     ids: NDArray[np.int64]
     logprobs: NDArray[np.float64]
