@@ -325,7 +325,11 @@ class _Resampler:
         parts = self.flush() if self._shape not in (None, shape) else []
         if self._inner is None:
             # Not planar: PyAV reads past the plane pointers of frames with 8 channels or more.
-            self._inner = av.AudioResampler(format="flt", layout=frame.layout, rate=SAMPLE_RATE)
+            # A second at a time: work in Python for each of a codec's small frames took as long as
+            # the network that finds speech.
+            self._inner = av.AudioResampler(
+                format="flt", layout=frame.layout, rate=SAMPLE_RATE, frame_size=BLOCK_SAMPLES
+            )
             self._shape = shape
         self._in += frame.samples / frame.sample_rate
         # Times are kept by the caller: the resampler must neither stretch nor drop to follow them.
