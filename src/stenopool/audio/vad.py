@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stenopool.audio import SAMPLE_RATE, Samples, regrouped
+from stenopool.audio.vad_network import network
 
 FRAME_SAMPLES = 512  # 32 ms
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
@@ -62,15 +63,7 @@ class SpeechDetector:
     """
 
     def __init__(self, model: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # the arena would keep the largest call's memory
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(model), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        self._network = network(model)
         # The network is slow to hear speech right after its start: 33 of 750 recordings of one
         # digit had none. After a second of silence it hears all of them, but also the beginning
         # of many noises; so only recordings of a word or two begin with it.
@@ -96,15 +89,11 @@ class SpeechDetector:
         padded[CONTEXT_SAMPLES : CONTEXT_SAMPLES + len(samples)] = levelled
         state.context = padded[-CONTEXT_SAMPLES:].copy()
         windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES + FRAME_SAMPLES)
-        probabilities, state.hidden, state.cell = self._session.run(
-            ["speech_probs", "hn", "cn"],
-            {
-                "input": np.ascontiguousarray(windows[::FRAME_SAMPLES]),  # (frames, 576)
-                "h": state.hidden,
-                "c": state.cell,
-            },
+        frame_windows = np.ascontiguousarray(windows[::FRAME_SAMPLES])  # (frames, 576)
+        probabilities, state.hidden, state.cell = self._network(
+            frame_windows, state.hidden, state.cell
         )
-        return np.asarray(probabilities, dtype=np.float32).reshape(-1)
+        return probabilities.reshape(-1)
 
 
 class _State:

@@ -19,7 +19,7 @@ from stenopool.cli.console import emit, emit_json
 from stenopool.cli.models import store
 from stenopool.errors import EngineMissing, OutputUnwritable, StenoError, UnknownName
 
-PACKAGES = ("av", "onnxruntime", "numpy", "tokenizers")
+PACKAGES = ("av", "numpy", "tokenizers")
 ENGINES = {
     "openvino": "inference on x86 CPUs: pip install openvino",
     "ctranslate2": "inference on NVIDIA GPUs and ARM: pip install 'stenopool[ctranslate2]'",
