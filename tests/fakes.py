@@ -88,7 +88,9 @@ def window_of(words: Iterable[str], *, at: float = 0.0) -> Window:
 def settled(**given: object) -> Options:
     """Options as a model's defaults would resolve them, without sampling unless it is given."""
     options = Options.of(**{"algorithm": "packed", "temperatures": (0.0,), **given})
-    return options.resolved(algorithm="packed", chunk_seconds=None, multilingual=True, batch_size=8)
+    return options.resolved(
+        algorithm="packed", chunk_seconds=None, multilingual=True, beam_size=5, batch_size=8
+    )
 
 
 def text_of(readings: Iterable[Reading]) -> list[str]:
@@ -176,6 +178,7 @@ class FakeEngine:
     multilingual: bool = False
     workers: int = 1
     batch_size: int = 8
+    beam_size: int = 5
     tells_early: bool = False
     asked: list[Asked] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)

@@ -18,6 +18,7 @@ def resolved(options: Options, **model: Any) -> Options:
             "algorithm": PACKED,
             "chunk_seconds": None,
             "multilingual": True,
+            "beam_size": 3,
             "batch_size": 4,
             **model,
         }
@@ -63,7 +64,7 @@ def test_unknown_choice_is_refused_by_name(name: str, value: object) -> None:
 
 
 BAD = {
-    "beam_size": (0, 33, -1, math.nan, 2.5, "5", None, True),
+    "beam_size": (0, 33, -1, math.nan, 2.5, "5", True),
     "batch_size": (0, 65, 1.5, "8"),
     "chunk_seconds": (4.9, 30.1, math.nan, math.inf, "ten"),
     "vad_threshold": (0.0, 1.0, math.nan, None),
@@ -136,7 +137,7 @@ def test_a_chosen_algorithm_stays() -> None:
 
 def test_nothing_is_left_open() -> None:
     options = resolved(Options())
-    assert (options.batch_size, options.chunk_seconds) == (4, 30.0)
+    assert (options.beam_size, options.batch_size, options.chunk_seconds) == (3, 4, 30.0)
     assert options.condition_on_previous_text is False
 
 

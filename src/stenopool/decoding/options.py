@@ -35,12 +35,12 @@ _RANGES = {
     "audio_track": (0, 1000),
 }
 _WHOLE = frozenset({"beam_size", "batch_size", "audio_track"})
-_MAY_BE_NONE = frozenset({"batch_size", "chunk_seconds", "audio_track"})
+_MAY_BE_NONE = frozenset({"beam_size", "batch_size", "chunk_seconds", "audio_track"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to transcribe. `None` leaves a choice to the algorithm or the model.
+    """How to transcribe. `None` leaves a choice to the algorithm, the model or the engine.
 
     Attributes:
         language: code or English name of what is spoken, or `auto` to detect it.
@@ -51,10 +51,12 @@ class Options:
         word_timestamps: keep the time and probability of each word; subtitles are cut by them.
         initial_prompt: text that every window is told came before it: style and spelling.
         hotwords: names and terms to listen for, told to every window.
-        beam_size: hypotheses searched side by side, 1 to 32; 1 is greedy.
+        beam_size: hypotheses searched side by side, 1 to 32; 1 is greedy; by default 3 with
+            OpenVINO, 5 with CTranslate2.
         temperatures: tried in turn while the result looks wrong; 0 is deterministic.
         condition_on_previous_text: tell each window the text before it (sequential only).
-        batch_size: windows decoded together, 1 to 64 (packed and chunked only).
+        batch_size: windows that a thread decodes together, 1 to 64 (packed and chunked only);
+            OpenVINO lets the windows of all threads share batches, and does best with 1.
         chunk_seconds: window length, 5 to 30 (chunked only).
         language_threshold: a detected language less probable than this is flagged.
         compression_ratio_threshold: text that compresses better than this is a loop.
@@ -70,7 +72,7 @@ class Options:
     word_timestamps: bool = True
     initial_prompt: str = ""
     hotwords: str = ""
-    beam_size: int = 5
+    beam_size: int | None = None
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     condition_on_previous_text: bool | None = None
     batch_size: int | None = None
@@ -112,7 +114,13 @@ class Options:
         return cls(**given)  # type: ignore[arg-type]
 
     def resolved(
-        self, *, algorithm: str, chunk_seconds: float | None, multilingual: bool, batch_size: int
+        self,
+        *,
+        algorithm: str,
+        chunk_seconds: float | None,
+        multilingual: bool,
+        beam_size: int,
+        batch_size: int,
     ) -> Self:
         """These options for one model, every choice made.
 
@@ -120,7 +128,7 @@ class Options:
             algorithm: the one that suits the model.
             chunk_seconds: the window length that suits the model when it is chunked.
             multilingual: whether the model knows other languages than English.
-            batch_size: the one that suits the engine.
+            beam_size, batch_size: what suits the engine.
 
         Raises:
             UnsupportedOption: the model or the algorithm cannot honour an option that was set.
@@ -146,6 +154,7 @@ class Options:
             self,
             algorithm=chosen,
             language=self.language if multilingual else "en",
+            beam_size=self.beam_size or beam_size,
             batch_size=self.batch_size or batch_size,
             chunk_seconds=self.chunk_seconds or chunk_seconds or 30.0,
             condition_on_previous_text=bool(self.condition_on_previous_text),

@@ -182,7 +182,7 @@ class Recogniser:
     def search(self, temperature: float | None = None) -> Search:
         """Beam search, or sampling where the temperature is above 0; the first one by default."""
         chosen = self.options.temperatures[0] if temperature is None else temperature
-        return Search(beam_size=self.options.beam_size, temperature=chosen)
+        return Search(beam_size=self.options.beam_size or 1, temperature=chosen)
 
     def decode(
         self,

@@ -171,6 +171,7 @@ class Transcriber:
             algorithm=suited,
             chunk_seconds=entry.chunk_seconds if entry else None,
             multilingual=self.engine.multilingual,
+            beam_size=self.engine.beam_size,
             batch_size=self.engine.batch_size,
         )
         # Fail here, before any work, where a prompt is too long or a language unknown.

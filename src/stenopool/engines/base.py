@@ -74,8 +74,9 @@ class Engine(Protocol):
         precision: of the weights in use, such as `int8` or `float16`.
         mel_bins: rows of the features that it takes.
         multilingual: whether it knows languages other than English.
-        workers: batches that it can run side by side.
-        batch_size: windows in a batch that it runs best.
+        workers: threads that keep it busy.
+        batch_size: windows in a call that it runs best.
+        beam_size: hypotheses of a window that it is asked for by default.
 
     Raises:
         EngineFailed: any method, when inference fails.
@@ -95,6 +96,8 @@ class Engine(Protocol):
     def workers(self) -> int: ...
     @property
     def batch_size(self) -> int: ...
+    @property
+    def beam_size(self) -> int: ...
 
     def encode(self, features: Features) -> Encoded:
         """(windows, mel_bins, 3000) float32 → the encoder's output."""

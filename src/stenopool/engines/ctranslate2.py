@@ -39,6 +39,7 @@ class CTranslate2Engine:
     """
 
     name = "ctranslate2"
+    beam_size = 5  # as in the Whisper paper
 
     def __init__(self, folder: Path, *, device: str, threads: int) -> None:
         if device == "cuda" and ctranslate2.get_cuda_device_count() == 0:

@@ -169,9 +169,9 @@ def ours(
         Path(model) if folder else model, engine=engine, device=device, threads=threads
     )
     chosen = Options.of(**options)
-    transcriber.resolved(chosen)
     info = transcriber.info
-    detail = f"{info.engine} {info.precision}, beam {chosen.beam_size}"
+    beam = transcriber.resolved(chosen).beam_size
+    detail = f"{info.engine} {info.precision}, beam {beam}"
     return Ours(detail, ("stenopool", info.engine), transcriber, chosen)
 
 

@@ -1,6 +1,7 @@
 """Whisper's text decoder as OpenVINO graphs: one that writes, token by token, and one that aligns.
 
-Rows are hypotheses; the hypotheses of one window stand together, and share its keys and values.
+Rows are hypotheses. Each window has as many, its *lanes*, which stand together and share its keys
+and values.
 """
 
 from __future__ import annotations
@@ -34,37 +35,30 @@ def writer(parts: Parts, stored: ov.Type, end: int, suppressed: Sequence[int]) -
         end: the end-of-text token; text tokens are those before it.
         suppressed: text tokens that are never written.
 
-    Inputs: `tokens` (rows, new) int32, `positions` (new,) int32, `parents` (rows,) int32: the row
-    of the last call that each row goes on from, `mask` (1, 1, new, tokens) float32, added to the
-    scores of self-attention; `lanes` (windows, lanes) int32: the rows of each window, one of them
-    again where it has fewer than others, and `places` (rows,) int32: where each row stands in
-    `lanes`; and each layer's `N.keys` and `N.values` as the encoder gives them.
+    Inputs: `tokens` and `positions` (rows, new) int32, `parents` (rows,) int32: the row of the last
+    call that each row goes on from, `mask` (rows, 1, new, tokens) float32, added to the scores of
+    self-attention, and each layer's `N.keys` and `N.values` as the encoder gives them.
 
     Outputs, for the last of the new tokens: `ids` (rows, candidates) int32 and `logits` of the most
     probable text tokens, `mass` (rows,): the logarithm of the sum of exp(logit) over all text
     tokens, and `specials` (rows, vocabulary - end): the logits from the end token on.
     """
     tokens = ops.parameter([-1, -1], ov.Type.i32, name="tokens")
-    positions = ops.parameter([-1], ov.Type.i32, name="positions")
+    positions = ops.parameter([-1, -1], ov.Type.i32, name="positions")
     parents = ops.parameter([-1], ov.Type.i32, name="parents")
-    mask = ops.parameter([1, 1, -1, -1], ov.Type.f32, name="mask")
-    lanes = _Lanes(tokens, parts.shape.heads)
-    body = _Body(parts, tokens, positions, stored)
+    mask = ops.parameter([-1, 1, -1, -1], ov.Type.f32, name="mask")
+    layers = parts.shape.decoder_layers
+    body = _Body(parts, tokens, positions, stored, layers)
     sinks: list[Node] = []
-    for layer in range(parts.shape.decoder_layers):
+    for layer in range(layers):
         past = _Past(parts, layer, body.rows, parents)
         body.attend_to_text(layer, partial(past.attended, mask))
         sinks += past.sinks
-        body.attend_to_audio(layer, lanes.attended)
+        body.attend_to_audio(layer, _heard_by_few)
         body.feed_forward(layer)
     last = ops.slice(body.x, indices(-1), indices(2**31 - 1), indices(1), indices(1))
     outputs = _head(parts, ops.squeeze(last, indices(1)), end, suppressed)
-    return ov.Model(
-        outputs,
-        sinks,
-        [tokens, positions, parents, mask, lanes.lanes, lanes.places, *body.audio],
-        "writer",
-    )
+    return ov.Model(outputs, sinks, [tokens, positions, parents, mask, *body.audio], "writer")
 
 
 def aligner(parts: Parts, stored: ov.Type, heads: Sequence[tuple[int, int]]) -> ov.Model:
@@ -73,22 +67,20 @@ def aligner(parts: Parts, stored: ov.Type, heads: Sequence[tuple[int, int]]) -> 
     Args:
         heads: (layer, head) of the cross-attentions that follow the audio.
 
-    Inputs: `tokens` (windows, length) int32; `weights` (windows, 1, length, 1) float32: 1 for
-    tokens, 0 for padding after them; `heard` (windows, 1, 1, positions) float32: 0 for positions
-    with sound, a large negative number elsewhere; the keys and values of the layers up to the last
-    that has such a head.
+    Inputs: `tokens` (windows, length) int32; `heard` (windows, 1, 1, positions) float32: 0 for
+    positions with sound, a large negative number elsewhere; the keys and values of the layers up to
+    the last that has such a head.
 
     Output: (windows, length, positions) float32, the mean of the heads' attention, each position
     normalised over the tokens.
     """
     tokens = ops.parameter([-1, -1], ov.Type.i32, name="tokens")
-    weights = ops.parameter([-1, 1, -1, 1], ov.Type.f32, name="weights")
     heard = ops.parameter([-1, 1, 1, -1], ov.Type.f32, name="heard")
     length = ops.gather(ops.shape_of(tokens), index(1), index(0))
     positions = ops.range(index(0), length, index(1), ov.Type.i64)
-    body = _Body(parts, tokens, positions, stored)
-    attentions: list[Node] = []
     last = max(layer for layer, _ in heads)
+    body = _Body(parts, tokens, positions, stored, last + 1)
+    attentions: list[Node] = []
     for layer in range(last + 1):
         body.attend_to_text(
             layer, lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, causal=True)
@@ -98,37 +90,25 @@ def aligner(parts: Parts, stored: ov.Type, heads: Sequence[tuple[int, int]]) -> 
         if layer < last:
             body.feed_forward(layer)
     stacked = ops.concat(attentions, 1)  # (windows, heads, length, positions)
-    output = ops.reduce_mean(_normalised(stacked, weights), indices(1), False)
-    return ov.Model([ops.result(output)], [tokens, weights, heard, *body.audio], "aligner")
+    # Each position's attention less its mean over the tokens, in units of its deviation.
+    normalised = ops.mvn(stacked, indices(2), True, 1e-12, "INSIDE_SQRT")
+    mean = ops.reduce_mean(normalised, indices(1), False)
+    return ov.Model([ops.result(mean)], [tokens, heard, *body.audio], "aligner")
 
 
-class _Lanes:
-    """Attention of a few rows to the audio of their windows.
+def _heard_by_few(query: Node, keys: Node, values: Node) -> Node:
+    """Attention of the few queries of each window, an `Attend`.
 
-    Each lane is a product of a matrix with one vector, for which OpenVINO reads the keys and values
-    where they lie; with more columns it is twice as slow, and on the right-hand side it would pack
-    them anew for each step. The lanes of a window find what they read in the cache.
+    Each query is a product of a matrix with one vector, for which OpenVINO reads the keys and
+    values where they lie; with more columns it is twice as slow, and on the right-hand side it
+    would pack them anew for each step. All but the first query of a window find what they read in
+    the CPU's cache.
     """
-
-    def __init__(self, tokens: Node, heads: int) -> None:
-        self.lanes = ops.parameter([-1, -1], ov.Type.i32, name="lanes")
-        self.places = ops.parameter([-1], ov.Type.i32, name="places")
-        new = ops.gather(ops.shape_of(tokens), indices(1), index(0))
-        # Sizes are worked out once, not in each layer: small nodes take time too.
-        self._apart = ops.concat([indices(0, 0, -1), new, indices(HEAD_WIDTH)], 0)
-        self._rows = ops.concat([indices(-1, heads), new, indices(HEAD_WIDTH)], 0)
-
-    def attended(self, query: Node, keys: Node, values: Node) -> Node:
-        """(rows, heads, new, 64) → the same of what was heard."""
-        query = ops.gather(query, self.lanes, index(0))  # (windows, lanes, heads, new, 64)
-        query = ops.transpose(query, indices(0, 2, 1, 3, 4))
-        query = ops.reshape(query, indices(0, 0, -1, HEAD_WIDTH, 1), True)
-        keys, values = (ops.unsqueeze(each, indices(2)) for each in (keys, values))
-        scores = ops.squeeze(ops.matmul(keys, query, False, False), indices(4))
-        shares = ops.unsqueeze(ops.softmax(scores, -1), indices(4))
-        heard = ops.matmul(values, shares, False, False)  # (windows, heads, lanes * new, 64, 1)
-        heard = ops.transpose(ops.reshape(heard, self._apart, True), indices(0, 2, 1, 3, 4))
-        return ops.gather(ops.reshape(heard, self._rows, False), self.places, index(0))
+    keys, values = (ops.unsqueeze(each, indices(2)) for each in (keys, values))
+    scores = ops.matmul(keys, ops.unsqueeze(query, indices(4)), False, False)
+    shares = ops.softmax(ops.squeeze(scores, indices(4)), -1)
+    heard = ops.matmul(values, ops.unsqueeze(shares, indices(4)), False, False)
+    return ops.squeeze(heard, indices(4))
 
 
 def _noted(  # noqa: PLR0917  the first three are bound, the rest is an `Attend`
@@ -147,16 +127,6 @@ def _noted(  # noqa: PLR0917  the first three are bound, the rest is an `Attend`
     return ops.matmul(ops.softmax(scores, -1), values, False, True)
 
 
-def _normalised(attention: Node, weights: Node) -> Node:
-    """Each position's attention less its mean over the tokens, in units of its deviation."""
-    count = ops.reduce_sum(weights, indices(2), True)
-    mean = ops.divide(ops.reduce_sum(ops.multiply(attention, weights), indices(2), True), count)
-    apart = ops.subtract(attention, mean)
-    squares = ops.multiply(ops.multiply(apart, apart), weights)
-    variance = ops.divide(ops.reduce_sum(squares, indices(2), True), count)
-    return ops.divide(apart, ops.sqrt(ops.add(variance, scalar(1e-12))))
-
-
 class _Body:
     """The decoder's layers, applied one after the other to `x`, (rows, new, width)."""
 
@@ -166,9 +136,19 @@ class _Body:
         tokens: Node,
         positions: Node,
         stored: ov.Type,
+        layers: int,
     ) -> None:
-        self._parts, self._stored = parts, stored
-        self.audio: list[Node] = []  # inputs: keys and values of the layers so far
+        self._parts = parts
+        self.audio: list[Node] = []  # inputs: keys and values of each layer
+        for layer in range(layers):
+            sizes = [-1, parts.shape.heads, -1, HEAD_WIDTH]
+            self.audio.append(ops.parameter(sizes, stored, name=f"{layer}.keys"))
+            sizes[2:] = reversed(sizes[2:])
+            self.audio.append(ops.parameter(sizes, stored, name=f"{layer}.values"))
+        windows = ops.gather(ops.shape_of(self.audio[0]), indices(0), index(0))
+        # Sizes are worked out once, not in each layer: small nodes take time too.
+        self._by_window = ops.concat([windows, indices(-1, parts.shape.heads, HEAD_WIDTH)], 0)
+        self._by_row = ops.concat([ops.shape_of(tokens), indices(parts.shape.width)], 0)
         self.rows = ops.gather(ops.shape_of(tokens), indices(0), index(0))
         places = constant(parts.tensor("model.decoder.embed_positions.weight"))
         self.x = ops.add(
@@ -187,16 +167,14 @@ class _Body:
         self.x = ops.add(self.x, parts.few_linear(seen, f"{name}.out_proj"))
 
     def attend_to_audio(self, layer: int, attend: Attend) -> None:
-        """Cross-attention; `attend` gets queries, (rows, heads, new, 64), keys and values."""
+        """Cross-attention; `attend` gets queries, (windows, heads, lanes * new, 64)."""
         parts, name = self._parts, f"model.decoder.layers.{layer}.encoder_attn"
-        heads = parts.shape.heads
-        keys = ops.parameter([-1, heads, -1, HEAD_WIDTH], self._stored, name=f"{layer}.keys")
-        values = ops.parameter([-1, heads, HEAD_WIDTH, -1], self._stored, name=f"{layer}.values")
-        self.audio += [keys, values]
         query = parts.few_linear(parts.norm(self.x, f"{name}_layer_norm"), f"{name}.q_proj")
-        query = ops.multiply(parts.heads(query), scalar(HEAD_WIDTH**-0.5))
-        keys, values = (ops.convert(each, ov.Type.f32) for each in (keys, values))
-        heard = parts.joined_heads(attend(query, keys, values))
+        query = ops.multiply(query, scalar(HEAD_WIDTH**-0.5))
+        query = ops.transpose(ops.reshape(query, self._by_window, False), indices(0, 2, 1, 3))
+        audio = self.audio[2 * layer : 2 * layer + 2]
+        heard = attend(query, *(ops.convert(each, ov.Type.f32) for each in audio))
+        heard = ops.reshape(ops.transpose(heard, indices(0, 2, 1, 3)), self._by_row, False)
         self.x = ops.add(self.x, parts.few_linear(heard, f"{name}.out_proj"))
 
     def feed_forward(self, layer: int) -> None:

@@ -12,15 +12,22 @@ from openvino import opset15 as ops
 from stenopool.audio.features import WINDOW_FRAMES
 from stenopool.engines.openvino.graph import Node, Parts, constant, indices, result
 
+MERGED = 2  # neighbouring positions that become one
 
-def encoder(parts: Parts, stored: ov.Type) -> ov.Model:
+
+def encoder(parts: Parts, stored: ov.Type, merged_after: int | None) -> ov.Model:
     """The graph of a model's encoder.
+
+    Args:
+        stored: type of the keys and values.
+        merged_after: the layer (0 is the first) after which each two neighbouring positions become
+            one, their mean; `None` for never.
 
     Input: `features` (windows, mel bins, 3000) float32. One window at a time is as fast as several;
     but were their number fixed, OpenVINO would fuse other parts and be slower by a fifth.
 
-    Outputs: for each decoder layer `N.keys` (windows, heads, 1500, 64) and `N.values` (windows,
-    heads, 64, 1500) of the type `stored`.
+    Outputs: for each decoder layer `N.keys` (windows, heads, positions, 64) and `N.values`
+    (windows, heads, 64, positions) of the type `stored`; 1500 or 750 positions.
     """
     sizes = [-1, parts.shape.mel_bins, WINDOW_FRAMES]
     features = ops.parameter(sizes, ov.Type.f32, name="features")
@@ -30,6 +37,9 @@ def encoder(parts: Parts, stored: ov.Type) -> ov.Model:
     x = ops.add(ops.transpose(x, indices(0, 2, 1)), places)
     for layer in range(parts.shape.encoder_layers):
         x = _layer(parts, x, f"model.encoder.layers.{layer}")
+        if layer == merged_after:
+            pairs = ops.reshape(x, indices(0, -1, MERGED, parts.shape.width), True)
+            x = ops.reduce_mean(pairs, indices(2), False)
     heard = parts.quantised(parts.norm(x, "model.encoder.layer_norm"))
     results = []
     for layer in range(parts.shape.decoder_layers):

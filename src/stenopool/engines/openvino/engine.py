@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from queue import LifoQueue
+from threading import Lock
 from typing import cast
 
 import numpy as np
@@ -17,27 +17,25 @@ from numpy.typing import NDArray
 from stenopool.audio.features import Features
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.engines.openvino.alignment import starts
+from stenopool.engines.openvino.batch import UNHEARD, Batch, Decoding, failures, infer
 from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.decoder import aligner, writer
-from stenopool.engines.openvino.encoder import encoder
-from stenopool.engines.openvino.generation import (
-    UNHEARD,
-    Generation,
-    Heard,
-    Rooms,
-    Stepper,
-    failures,
-    infer,
-)
+from stenopool.engines.openvino.encoder import MERGED, encoder
 from stenopool.engines.openvino.graph import Parts
+from stenopool.engines.openvino.memory import Room, Rooms, give_back_freed_memory
 from stenopool.engines.openvino.processor import FLOAT32, INT8, has_bfloat16
+from stenopool.engines.openvino.search import LanguageShares, Special, Strategy, strategy
 from stenopool.engines.openvino.special import special_tokens
+from stenopool.engines.openvino.turns import Turns
+from stenopool.errors import EngineFailed
 from stenopool.models.weights import AUDIO_POSITIONS, WhisperWeights, read_weights
 
-CORES_OF_A_WORKER = 4  # with fewer, one batch at a time is the fastest and needs half the memory
-MOST_WORKERS = 4
-BATCH_SIZE = 8  # windows
-ALIGNED_TOGETHER = 2  # windows: each takes 40 MB, and more are not faster
+CORES_OF_A_GROUP = 4  # with fewer, one batch at a time is the fastest and needs half the memory
+MOST_GROUPS = 4
+MOST_PLACES = 8  # windows in a batch
+MOST_BATCH_BYTES = 400_000_000  # of keys and values: a large model has fewer places
+MERGED_AFTER = {6: 1}  # layers of the encoder: measured for `base`, see docs/concepts/cpu-speed.md
+AHEAD = 3  # windows that are encoded, aligned and judged while others are in the batch
 
 
 class OpenVINOEngine:
@@ -47,7 +45,7 @@ class OpenVINOEngine:
         folder: with weights that `models.weights` reads and `tokenizer.json`.
         precision: see `processor.precision`; `int8` quantises weights, and what the encoder's
             layers take.
-        threads: cores to use; each four of them have a worker, up to four workers.
+        threads: cores to use; each four of them run a batch of their own, up to four batches.
 
     Raises:
         ModelDamaged: the files are not those of a Whisper model.
@@ -56,37 +54,46 @@ class OpenVINOEngine:
 
     name = "openvino"
     device = "cpu"
+    batch_size = 1  # windows of different calls meet in the batch that runs
+    beam_size = 3  # more takes longer and is hardly better: see docs/concepts/cpu-speed.md
 
     def __init__(self, folder: Path, *, precision: str, threads: int) -> None:
+        give_back_freed_memory()
         weights = read_weights(folder)
         self.precision = precision
-        self.workers = min(max(1, threads // CORES_OF_A_WORKER), MOST_WORKERS)
-        self.batch_size = BATCH_SIZE
+        groups = min(max(1, threads // CORES_OF_A_GROUP), MOST_GROUPS)
         self.mel_bins = weights.shape.mel_bins
-        self._shape = weights.shape
         self._special = special_tokens(folder, weights.generation)
         self.multilingual = bool(self._special.languages)
+        layers = weights.shape.encoder_layers
+        self._merged_after = MERGED_AFTER.get(layers) if precision == INT8 else None
+        merged = 1 if self._merged_after is None else MERGED
+        self._positions = AUDIO_POSITIONS // merged
+        self._per_second = POSITIONS_PER_SECOND / merged
         bfloat16 = precision != FLOAT32 and has_bfloat16()
         self._stored = ov.Type.bf16 if bfloat16 else ov.Type.f32
         floating = "bf16" if bfloat16 else "f32"
         options: dict[str, str | int] = {
-            "NUM_STREAMS": self.workers,
+            "NUM_STREAMS": groups,
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": floating,
-            "KV_CACHE_PRECISION": floating,
+            "KV_CACHE_PRECISION": "u8" if precision == INT8 else floating,
         }
         with failures():
             compiled = Compiled(folder / "model.bin", options, precision)
             graphs = dict(self._graphs(weights))
+            self._lock = Lock()
             with ThreadPoolExecutor(len(graphs)) as pool:
                 made = pool.map(compiled.graph, graphs, graphs.values())
                 models = dict(zip(graphs, made, strict=True))
-            self._idle: LifoQueue[dict[str, ov.InferRequest]] = LifoQueue()
-            for _ in range(self.workers):
-                self._idle.put(
-                    {name: model.create_infer_request() for name, model in models.items()}
-                )
-        self._rooms = Rooms(weights.shape, self._stored)
+            self._rooms = Rooms(weights.shape, self._positions, self._stored)
+            fitting = MOST_BATCH_BYTES // self._rooms.window_bytes
+            places = min(max(1, fitting), MOST_PLACES)
+            self._groups = [
+                _Group(models, self._rooms.built(places), places, self._special)
+                for _ in range(groups)
+            ]
+        self.workers = groups * (places + AHEAD)
         self._aligned = [one.any_name for one in models["aligner"].inputs if "." in one.any_name]
 
     def _graphs(self, weights: WhisperWeights) -> Iterator[tuple[str, Callable[[], ov.Model]]]:
@@ -97,40 +104,55 @@ class OpenVINOEngine:
         parts = partial(Parts, weights, int8=self.precision == INT8)
         heads = weights.generation.alignment_heads or _upper_heads(weights)
         special, stored = self._special, self._stored
-        yield "encoder", lambda: encoder(parts(), stored)
+        yield "encoder", lambda: encoder(parts(), stored, self._merged_after)
         yield "writer", lambda: writer(parts(), stored, special.end, special.suppressed)
         yield "aligner", lambda: aligner(parts(), stored, heads)
 
     def encode(self, features: Features) -> Encoded:
-        heard = self._rooms.take(len(features))
-        with self._requests() as requests:
-            for window in range(len(features)):
-                for name, tensor in heard.tensors(window, window + 1).items():
-                    requests["encoder"].set_tensor(name, tensor)
-                infer(requests["encoder"], {"features": features[window : window + 1]})
-        return cast(Encoded, heard)
+        with self._group() as group:
+            return cast(Encoded, [self._encoded(group, window) for window in features])
+
+    def _encoded(self, group: _Group, window: Features) -> Room:
+        room = self._rooms.take()
+        with group.turns:
+            for name, tensor in room.tensors(1).items():
+                group.encoder.set_tensor(name, tensor)
+            infer(group.encoder, {"features": window[None]})
+        return room
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
-        heard = cast(Heard, encoded)
         special = self._special
-        with self._requests() as requests:
-            following = Stepper(requests["writer"], heard).begin([special.start])
-            chosen = following.specials[:, [id - special.end for id in special.languages.values()]]
-        shares = np.exp(chosen - chosen.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        found: list[dict[str, float]] = [{} for _ in heard.order]
-        for place, window in enumerate(heard.order):
-            found[window] = dict(zip(special.languages, shares[place].tolist(), strict=True))
-        return found
+        found = [LanguageShares(special) for _ in cast(list[Room], encoded)]
+        self._decode(encoded, [[special.start]] * len(found), found, left=1)
+        return [one.shares for one in found]
 
     def generate(
         self, encoded: Encoded, prompts: Sequence[Sequence[int]], search: Search
     ) -> list[Hypothesis]:
-        heard = cast(Heard, encoded)
-        if len({tuple(prompt) for prompt in prompts}) != 1 or len(prompts) != len(heard.order):
-            raise ValueError("windows of one call need the same prompt, one for each")
-        with self._requests() as requests:
-            return Generation(requests["writer"], heard, self._special, search).run(prompts[0])
+        special = self._special
+        strategies = [
+            strategy(special, search, timestamps=special.no_timestamps not in prompt)
+            for prompt in prompts
+        ]
+        left = search.max_tokens - max(map(len, prompts))
+        return self._decode(encoded, prompts, strategies, left=left)
+
+    def _decode(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        strategies: Sequence[Strategy],
+        *,
+        left: int,
+    ) -> list[Hypothesis]:
+        """A hypothesis for each window, which join the batch of a group."""
+        rooms = cast(list[Room], encoded)
+        decodings = [
+            Decoding.of(room, prompt, chosen, left, self._special)
+            for room, prompt, chosen in zip(rooms, prompts, strategies, strict=True)
+        ]
+        with self._group() as group:
+            return group.decode(decodings)
 
     def align(
         self,
@@ -139,46 +161,77 @@ class OpenVINOEngine:
         texts: Sequence[Sequence[int]],
         seconds: Sequence[float],
     ) -> list[Alignment]:
-        heard = cast(Heard, encoded)
         head = [*start, self._special.no_timestamps]
-        rows = [[*head, *texts[window], self._special.end] for window in heard.order]
-        lengths = [max(1, round(seconds[window] * POSITIONS_PER_SECOND)) for window in heard.order]
-        found: dict[int, Alignment] = {}
-        with self._requests() as requests:
-            for first in range(0, len(rows), ALIGNED_TOGETHER):
-                some = slice(first, first + ALIGNED_TOGETHER)
-                attention = self._attention(requests["aligner"], heard, some, rows, lengths)
-                for place, window in enumerate(heard.order[some], start=first):
-                    # The row of a token's predecessor is where that token is predicted.
-                    predicted = slice(len(head) - 1, len(rows[place]) - 1)
-                    path = starts(attention[place - first, predicted, : lengths[place]])
-                    found[window] = Alignment(path / POSITIONS_PER_SECOND, None)
-        return [found[window] for window in range(len(found))]
+        found: list[Alignment] = []
+        with self._group() as group:
+            for room, text, sound in zip(cast(list[Room], encoded), texts, seconds, strict=True):
+                length = max(1, round(sound * self._per_second))
+                attention = self._attention(group, room, [*head, *text, self._special.end], length)
+                # The row of a token's predecessor is where that token is predicted.
+                path = starts(attention[len(head) - 1 : -1, :length])
+                found.append(Alignment(path / self._per_second, None))
+        return found
 
     def _attention(
-        self,
-        request: ov.InferRequest,
-        heard: Heard,
-        some: slice,
-        rows: Sequence[Sequence[int]],
-        lengths: Sequence[int],
+        self, group: _Group, room: Room, tokens: Sequence[int], length: int
     ) -> NDArray[np.float32]:
-        """The output of `decoder.aligner` for the windows in some places."""
-        tensors = heard.tensors(some.start, some.stop)
-        for name in self._aligned:
-            request.set_tensor(name, tensors[name])
-        tokens, weights = _padded(rows[some], self._special.end)
-        infer(request, {"tokens": tokens, "weights": weights, "heard": _unmasked(lengths[some])})
-        return np.asarray(request.get_output_tensor(0).data)
+        """The output of `decoder.aligner` for one window: (tokens, positions)."""
+        mask = np.full((1, 1, 1, self._positions), UNHEARD, dtype=np.float32)
+        mask[..., :length] = 0.0
+        tensors = room.tensors(1)
+        with group.turns:
+            for name in self._aligned:
+                group.aligner.set_tensor(name, tensors[name])
+            infer(group.aligner, {"tokens": np.array([tokens], dtype=np.int32), "heard": mask})
+            return np.array(group.aligner.get_output_tensor(0).data[0])
 
     @contextmanager
-    def _requests(self) -> Iterator[dict[str, ov.InferRequest]]:
-        """The requests of an idle worker: their state is its own meanwhile."""
-        requests = self._idle.get()
+    def _group(self) -> Iterator[_Group]:
+        """The group with the fewest callers."""
+        with self._lock:
+            chosen = min(self._groups, key=lambda group: group.callers)
+            chosen.callers += 1
         try:
-            yield requests
+            yield chosen
         finally:
-            self._idle.put(requests)
+            with self._lock:
+                chosen.callers -= 1
+
+
+class _Group:
+    """The cores that run one batch, and what they need for it.
+
+    Attributes:
+        turns: held while its requests are used.
+        callers: of the engine who use this group.
+    """
+
+    def __init__(
+        self, models: Mapping[str, ov.CompiledModel], room: Room, places: int, special: Special
+    ) -> None:
+        self.turns = Turns()
+        self.callers = 0
+        self.encoder = models["encoder"].create_infer_request()
+        self.aligner = models["aligner"].create_infer_request()
+        self._batch = Batch(models["writer"].create_infer_request(), room, places, special)
+
+    def decode(self, decodings: Sequence[Decoding]) -> list[Hypothesis]:
+        """Let windows join the batch, and take turns with other callers in going on with it."""
+        self._batch.add(decodings)
+        try:
+            while not all(one.outcome for one in decodings):
+                with self.turns:
+                    if not all(one.outcome for one in decodings):
+                        self._batch.step()
+        finally:
+            for one in decodings:
+                one.left = 0  # where nobody waits for it any more
+        found: list[Hypothesis] = []
+        for one in decodings:
+            if isinstance(one.outcome, EngineFailed):
+                raise one.outcome
+            found += [one.outcome] if one.outcome else []
+        return found
 
 
 def _upper_heads(weights: WhisperWeights) -> Sequence[tuple[int, int]]:
@@ -186,24 +239,3 @@ def _upper_heads(weights: WhisperWeights) -> Sequence[tuple[int, int]]:
     layers = weights.shape.decoder_layers
     heads = range(weights.shape.heads)
     return [(layer, head) for layer in range(layers // 2, layers) for head in heads]
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], filler: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """(rows, longest) int32 tokens, and (rows, 1, longest, 1) float32: 1 where there is one."""
-    longest = max(map(len, rows))
-    tokens = np.full((len(rows), longest), filler, dtype=np.int32)
-    weights = np.zeros((len(rows), 1, longest, 1), dtype=np.float32)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row)] = row
-        weights[number, 0, : len(row)] = 1.0
-    return tokens, weights
-
-
-def _unmasked(lengths: Sequence[int]) -> NDArray[np.float32]:
-    """(windows, 1, 1, 1500): 0 for the first positions of each window, large negative beyond."""
-    mask = np.full((len(lengths), 1, 1, AUDIO_POSITIONS), UNHEARD, dtype=np.float32)
-    for window, count in enumerate(lengths):
-        mask[window, ..., :count] = 0.0
-    return mask

@@ -258,6 +258,27 @@ class Samples:
         return _hypothesis(best, self._special.end, no_speech_prob)
 
 
+class LanguageShares:
+    """Not a search: the probability of each language, from what follows the start token."""
+
+    def __init__(self, special: Special) -> None:
+        self._special = special
+        self.shares: dict[str, float] = {}
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.done = False
+
+    def advance(self, following: Next) -> None:
+        special = self._special
+        logits = following.specials[0, [id - special.end for id in special.languages.values()]]
+        shares = np.exp(logits - logits.max())
+        self.shares = dict(zip(special.languages, (shares / shares.sum()).tolist(), strict=True))
+        self.done = True
+
+    def best(self, no_speech_prob: float) -> Hypothesis:
+        return _hypothesis(_Path(), self._special.end, no_speech_prob)
+
+
 def strategy(special: Special, search: Search, *, timestamps: bool) -> Strategy:
     """The hypotheses of a new window."""
     rules = Rules(special, timestamps=timestamps)
