@@ -67,14 +67,16 @@ def aligner(parts: Parts, stored: ov.Type, heads: Sequence[tuple[int, int]]) -> 
     Args:
         heads: (layer, head) of the cross-attentions that follow the audio.
 
-    Inputs: `tokens` (windows, length) int32; `heard` (windows, 1, 1, positions) float32: 0 for
-    positions with sound, a large negative number elsewhere; the keys and values of the layers up to
-    the last that has such a head.
+    Inputs: `tokens` (windows, length) int32; `weights` (windows, 1, length, 1) float32: 1 for
+    tokens, 0 for padding after them; `heard` (windows, 1, 1, positions) float32: 0 for positions
+    with sound, a large negative number elsewhere; the keys and values of the layers up to the last
+    that has such a head.
 
     Output: (windows, length, positions) float32, the mean of the heads' attention, each position
     normalised over the tokens.
     """
     tokens = ops.parameter([-1, -1], ov.Type.i32, name="tokens")
+    weights = ops.parameter([-1, 1, -1, 1], ov.Type.f32, name="weights")
     heard = ops.parameter([-1, 1, 1, -1], ov.Type.f32, name="heard")
     length = ops.gather(ops.shape_of(tokens), index(1), index(0))
     positions = ops.range(index(0), length, index(1), ov.Type.i64)
@@ -90,10 +92,8 @@ def aligner(parts: Parts, stored: ov.Type, heads: Sequence[tuple[int, int]]) -> 
         if layer < last:
             body.feed_forward(layer)
     stacked = ops.concat(attentions, 1)  # (windows, heads, length, positions)
-    # Each position's attention less its mean over the tokens, in units of its deviation.
-    normalised = ops.mvn(stacked, indices(2), True, 1e-12, "INSIDE_SQRT")
-    mean = ops.reduce_mean(normalised, indices(1), False)
-    return ov.Model([ops.result(mean)], [tokens, heard, *body.audio], "aligner")
+    mean = ops.reduce_mean(_normalised(stacked, weights), indices(1), False)
+    return ov.Model([ops.result(mean)], [tokens, weights, heard, *body.audio], "aligner")
 
 
 def _heard_by_few(query: Node, keys: Node, values: Node) -> Node:
@@ -125,6 +125,16 @@ def _noted(  # noqa: PLR0917  the first three are bound, the rest is an `Attend`
         own = ops.gather(scores, indices(*chosen), index(1))
         attentions.append(ops.softmax(ops.add(own, heard), -1))
     return ops.matmul(ops.softmax(scores, -1), values, False, True)
+
+
+def _normalised(attention: Node, weights: Node) -> Node:
+    """Each position's attention less its mean over the tokens, in units of its deviation."""
+    count = ops.reduce_sum(weights, indices(2), True)
+    mean = ops.divide(ops.reduce_sum(ops.multiply(attention, weights), indices(2), True), count)
+    apart = ops.subtract(attention, mean)
+    squares = ops.multiply(ops.multiply(apart, apart), weights)
+    variance = ops.divide(ops.reduce_sum(squares, indices(2), True), count)
+    return ops.divide(apart, ops.sqrt(ops.add(variance, scalar(1e-12))))
 
 
 class _Body:
