@@ -14,7 +14,13 @@ from fakes import PACE, Asked, FakeEngine, said, settled, spoken, story, text_of
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece
 from stenopool.decoding.batching import Batcher
-from stenopool.decoding.chunked import OVERLAP, chunked_readings, overlapping, parted
+from stenopool.decoding.chunked import (
+    OVERLAP,
+    chunk_samples,
+    overlapping,
+    parted,
+    without_overlaps,
+)
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading, whole
 from stenopool.decoding.recognise import Recogniser
@@ -153,7 +159,8 @@ def test_readings_of_one_window_are_one_with_the_most_doubtful_figures() -> None
 def read(engine: FakeEngine, pieces: list[Piece], **options: object) -> list[Reading]:
     chosen = settled(algorithm="chunked", **options)
     recogniser = Recogniser(engine, engine.vocabulary, chosen, "en")
-    return list(chunked_readings(pieces, recogniser, Batcher(engine.workers)))
+    windows = overlapping(pieces, chunk_samples(recogniser.options))
+    return list(without_overlaps(Batcher(engine.workers).readings(recogniser, windows)))
 
 
 @settings(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes import PACE, Asked, FakeEngine, said, settled, spoken, story, text_of
-from stenopool.audio.windows import Piece
+from stenopool.audio.features import WINDOW_SAMPLES
+from stenopool.audio.windows import Piece, packed
+from stenopool.decoding.assembly import joined_readings
 from stenopool.decoding.batching import Batcher
-from stenopool.decoding.packed import packed_readings
 from stenopool.decoding.readings import Reading
 from stenopool.decoding.recognise import Recogniser
 from stenopool.decoding.tokens import Vocabulary
@@ -27,6 +28,13 @@ def vocabulary(models_dir: Path) -> Vocabulary:
 
 def recogniser(vocabulary: Vocabulary, engine: FakeEngine, batch_size: int = 2) -> Recogniser:
     return Recogniser(engine, vocabulary, settled(batch_size=batch_size), "en")
+
+
+def packed_readings(
+    given: Iterable[Piece], reader: Recogniser, batcher: Batcher
+) -> Iterator[Reading]:
+    read = batcher.readings(reader, packed(given, WINDOW_SAMPLES))
+    return joined_readings(read, reader.options)
 
 
 def pieces(count: int, *, apart: float = 2.0) -> Iterator[Piece]:

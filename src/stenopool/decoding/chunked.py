@@ -6,32 +6,29 @@ windows shorter than 30 s. The joint is found by words and their times, not by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window, joined
-from stenopool.decoding.batching import Batcher
+from stenopool.decoding.options import Options
 from stenopool.decoding.readings import Reading, whole
-from stenopool.decoding.recognise import Recogniser
 from stenopool.transcript import Word
 
 OVERLAP = 1 / 3  # of a window that it has in common with the next one
 PUNCTUATION = ".,;:!?\"'()[]-–—…"
 
 
-def chunked_readings(
-    pieces: Iterable[Piece], recogniser: Recogniser, batcher: Batcher
-) -> Iterator[Reading]:
-    """Readings of a recording's speech, in order, overlaps removed.
+def chunk_samples(options: Options) -> int:
+    """Length of a window in samples."""
+    return round((options.chunk_seconds or 0) * SAMPLE_RATE)
 
-    Args:
-        pieces: as `audio.windows.speech_pieces` gives them.
-    """
-    length = round((recogniser.options.chunk_seconds or 0) * SAMPLE_RATE)
+
+def without_overlaps(read: Iterable[Sequence[Reading]]) -> Iterator[Reading]:
+    """The readings of overlapping windows, in order, as one reading a window without overlaps."""
     held: Reading | None = None
-    for readings in batcher.readings(recogniser, overlapping(pieces, length)):
+    for readings in read:
         if held is None:
             held = whole(readings)
             continue

@@ -6,37 +6,30 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain, islice
 from pathlib import Path
 from threading import Event
 
 from stenopool import engines
-from stenopool.audio import SAMPLE_RATE
-from stenopool.audio.features import WINDOW_SAMPLES
 from stenopool.audio.media import Recording
-from stenopool.audio.vad import SpeechDetector, VadOptions
-from stenopool.audio.windows import Piece, packed, speech_pieces
+from stenopool.audio.vad import SpeechDetector
+from stenopool.audio.windows import Window
+from stenopool.decoding.assembly import Assembly, Facts, joined_readings
 from stenopool.decoding.batching import Batcher, side_by_side
-from stenopool.decoding.chunked import chunked_readings
-from stenopool.decoding.language import DETECTION_WINDOWS, Language, detected
 from stenopool.decoding.languages import AUTO
+from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import CHUNKED, PACKED, SEQUENTIAL, Options
-from stenopool.decoding.packed import packed_readings
-from stenopool.decoding.quality import LANGUAGE_UNCERTAIN, NO_SPEECH, SPEECH_DROPPED
-from stenopool.decoding.readings import Reading, in_order
-from stenopool.decoding.recognise import HEARD_SECONDS, Recogniser
-from stenopool.decoding.sentences import segments
+from stenopool.decoding.readings import Reading
+from stenopool.decoding.recognise import Recogniser
 from stenopool.decoding.sequential import sequential_readings
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.errors import Defect, StenoError, UnsupportedOption
 from stenopool.models import DETECTOR, Report, Store
 from stenopool.settings import settings
-from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript
+from stenopool.transcript import ModelInfo, Segment, Transcript
 
 UNSUITED_ALGORITHM = "unsuited_algorithm"
-CONTIGUOUS_SILENCE = 2.0  # seconds of silence kept inside speech where windows should be contiguous
 
 RECOGNISERS = 16  # kept
 MOST_FILES = 32  # transcribed at the same time
@@ -156,6 +149,29 @@ class Transcriber:
         threads = min(wanted, MOST_FILES)
         return side_by_side(one, paths, threads=threads, stop=stopped.set)
 
+    @contextmanager
+    def listen(self, path: str | Path, options: Options) -> Iterator[Listening]:
+        """What there is to hear in a recording, window by window.
+
+        Args:
+            options: resolved for this model.
+        """
+        recording = Recording(Path(path), track=options.audio_track, max_hours=settings().max_hours)
+        with recording:
+            yield Listening(recording, self.detector, self.engine, options, self.flags_of(options))
+
+    def read(
+        self, windows: Iterable[Window], options: Options, language: str
+    ) -> Iterator[list[Reading]]:
+        """The readings of each window, in order; windows of all callers share batches.
+
+        Args:
+            windows: taken as they are needed, of any recordings.
+            options: resolved for this model; any but the sequential algorithm.
+            language: code of what is spoken.
+        """
+        return self.batcher.readings(self.recogniser(options, language), windows)
+
     def _recogniser(self, options: Options, language: str) -> Recogniser:
         return Recogniser(self.engine, self.vocabulary, options, language)
 
@@ -205,13 +221,8 @@ class Transcription:
         self._path = path
         self._options = options
         self._progress = progress
-        self._language = Language.given(options.language)
-        self._segments: list[Segment] = []
-        self._speech = 0.0  # seconds
-        self._dropped = 0.0  # seconds
-        self._passage_lost = False
-        self._duration = 0.0  # seconds
-        self._flags = transcriber.flags_of(options)
+        self._assembly = Assembly(options)
+        self._facts: Facts | None = None
         self._wall = 0.0  # seconds
         self._error: BaseException | None = None
         self._stream = self._run()
@@ -228,24 +239,11 @@ class Transcription:
         """
         for _ in self._stream:
             pass
-        if isinstance(self._error, GeneratorExit):
-            raise RuntimeError("this transcription was closed before its end")
-        if self._error is not None:
+        if self._error is not None and not isinstance(self._error, GeneratorExit):
             raise self._error
-        text = " ".join(segment.text for segment in self._segments)
-        dropped = min(self._dropped, self._speech)
-        return Transcript(
-            text=text,
-            language=self._language.code,
-            language_probability=self._language.probability,
-            task=self._options.task,
-            duration=self._duration,
-            segments=tuple(self._segments),
-            coverage=Coverage(self._speech, self._speech - dropped, dropped),
-            model=self._transcriber.info,
-            timing=Timing(self._wall, self._wall / self._duration),
-            flags=tuple(self._flags),
-        )
+        if self._facts is None:
+            raise RuntimeError("this transcription was closed before its end")
+        return self._assembly.transcript(self._facts, self._transcriber.info, self._wall)
 
     def _run(self) -> Iterator[Segment]:
         try:
@@ -256,72 +254,33 @@ class Transcription:
 
     def _transcribed(self) -> Iterator[Segment]:
         begun = time.perf_counter()
-        with Recording(
-            self._path, track=self._options.audio_track, max_hours=settings().max_hours
-        ) as recording:
-            pieces = self._with_language(self._counted(self._pieces(recording)))
-            readings = self._counted_drops(in_order(self._readings(pieces)), recording)
-            for segment in segments(readings, keep_words=self._options.word_timestamps):
-                self._segments.append(segment)
+        with self._transcriber.listen(self._path, self._options) as listening:
+            readings = self._told(listening, self._readings(listening))
+            for segment in self._assembly.segments(readings):
                 given = time.perf_counter()
                 yield segment
                 begun += time.perf_counter() - given  # what the caller does with it is not ours
-            self._duration = recording.seconds
-            self._flags += [*recording.flags, *self._doubts()]
-        self._progress(self._duration, self._duration)
+            self._facts = listening.facts()
+        self._progress(self._facts.duration, self._facts.duration)
         self._wall = time.perf_counter() - begun
 
-    def _pieces(self, recording: Recording) -> Iterator[Piece]:
-        vad = VadOptions(onset=self._options.vad_threshold)
-        if self._options.algorithm != PACKED:
-            vad = replace(vad, min_silence=CONTIGUOUS_SILENCE)
-        return speech_pieces(recording, self._transcriber.detector, vad, longest=WINDOW_SAMPLES)
-
-    def _counted(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        for piece in pieces:
-            self._speech += piece.voiced / SAMPLE_RATE
-            yield piece
-
-    def _with_language(self, pieces: Iterator[Piece]) -> Iterable[Piece]:
-        """The same pieces, after the language was detected on the first of them."""
-        engine = self._transcriber.engine
-        if self._language.known or not engine.multilingual:
-            return pieces
-        windows = packed(pieces, WINDOW_SAMPLES)
-        first = list(islice(windows, DETECTION_WINDOWS))
-        self._language = detected(first, engine)
-        # `packed` has taken pieces for windows that it has not given yet.
-        rest = (piece for window in windows for piece in window.pieces)
-        return chain((piece for window in first for piece in window.pieces), rest)
-
-    def _readings(self, pieces: Iterable[Piece]) -> Iterator[Reading]:
-        transcriber = self._transcriber
-        if transcriber.engine.multilingual and not self._language.known:
-            return iter(())  # nobody spoke
-        recogniser = transcriber.recogniser(self._options, self._language.code)
+    def _readings(self, listening: Listening) -> Iterator[Reading]:
         if self._options.algorithm == SEQUENTIAL:
+            pieces = listening.pieces()
+            if not listening.has_language:
+                return iter(())  # nobody spoke
+            recogniser = self._transcriber.recogniser(self._options, listening.language.code)
             return sequential_readings(pieces, recogniser)
-        if self._options.algorithm == CHUNKED:
-            return chunked_readings(pieces, recogniser, transcriber.batcher)
-        return packed_readings(pieces, recogniser, transcriber.batcher)
+        windows = listening.windows()
+        if not listening.has_language:
+            return iter(())
+        read = self._transcriber.read(windows, self._options, listening.language.code)
+        return joined_readings(read, self._options)
 
-    def _counted_drops(
-        self, readings: Iterable[Reading], recording: Recording
-    ) -> Iterator[Reading]:
+    def _told(self, listening: Listening, readings: Iterable[Reading]) -> Iterator[Reading]:
         for reading in readings:
-            self._dropped += reading.dropped_seconds
-            # Many small remainders are no loss: a breath at the end of each window.
-            self._passage_lost |= reading.dropped_seconds >= HEARD_SECONDS
             yield reading
-            self._progress(reading.end, recording.claimed_seconds)
-
-    def _doubts(self) -> Iterator[str]:
-        if not self._segments and not self._passage_lost:
-            yield NO_SPEECH
-        if self._passage_lost:
-            yield SPEECH_DROPPED
-        if self._speech and self._language.probability < self._options.language_threshold:
-            yield LANGUAGE_UNCERTAIN
+            self._progress(reading.end, listening.claimed_seconds)
 
 
 def defect(path: str | Path, error: Exception) -> Defect:
