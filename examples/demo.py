@@ -41,7 +41,7 @@ def main() -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     results = [line for line in lines if "key" in line]
     show(console, results)
-    failed = [result["key"] for result in results if result["outcome"] != "transcribed"]
+    failed = [result["key"] for result in results if result["state"] != "done"]
     if failed != [broken]:
         sys.exit(f"only `{broken}` should have failed, but this did: {failed}")
 
@@ -96,12 +96,12 @@ def film(sink: Any, seconds: float) -> None:  # noqa: ANN401  PyAV's output cont
 def show(console: Console, results: list[dict[str, Any]]) -> None:
     """Print the transcripts, the table, and what became of the broken file."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.caption = "RTF: real-time factor, wall over audio seconds"
+    table.caption = "RTF: real-time factor, a worker's time over audio seconds"
     table.add_column("file", min_width=10, overflow="fold")
-    for title in ("audio s", "wall s", "RTF", "model", f"result in {BUCKET.name}/"):
+    for title in ("audio s", "worker s", "RTF", "model", f"result in {BUCKET.name}/"):
         table.add_column(title, no_wrap=True)
     for result in results:
-        if result["outcome"] != "transcribed":
+        if result["state"] != "done":
             continue
         text = next(key for key in result["outputs"] if key.endswith(".txt"))
         console.rule(result["key"])
@@ -111,13 +111,12 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
             markup=False,
             highlight=False,
         )
-        timing, model = result["timing"], result["model"]
         table.add_row(
             result["key"].removeprefix("input/"),
-            f"{result['duration']:.1f}",
-            f"{timing['wall_seconds']:.1f}",
-            f"{timing['real_time_factor']:.3f}",
-            model["name"],
+            f"{result['total_seconds']:.1f}",
+            f"{result['compute_seconds']:.1f}",
+            f"{result['real_time_factor']:.3f}",
+            result["model"],
             f"{text.removesuffix('txt')}*",
         )
     console.print(table)

@@ -25,6 +25,9 @@ StenoError
 ├── OutputError             exit 6   a result could not be written
 │   ├── OutputUnwritable
 │   └── StorageFull                  (transient)
+├── StorageError            exit 7   the object store does not do its part
+│   ├── StorageUnavailable           it cannot be reached, or is in trouble (transient)
+│   └── StorageRefused               it does not permit this, or there is no such bucket
 └── Defect                  exit 1   a fault of Stenopool itself
 
 The same code stands in the error record of a failed file and in machine-readable output; the exit
@@ -217,6 +220,26 @@ class StorageFull(OutputError):
 
     code = "storage_full"
     transient = True
+
+
+class StorageError(StenoError):
+    """The object store that the bucket is in does not do its part."""
+
+    code = "storage"
+    exit_status = 7
+
+
+class StorageUnavailable(StorageError):
+    """The object store cannot be reached, or is in trouble itself."""
+
+    code = "storage_unavailable"
+    transient = True
+
+
+class StorageRefused(StorageError):
+    """The object store does not permit this, or has no such bucket."""
+
+    code = "storage_refused"
 
 
 class Defect(StenoError):

@@ -39,6 +39,26 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     """Threads of the inference engine; 0 means one for each core that this process may use."""
 
+    database: str = ""
+    """URL of the database for jobs: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`. Empty is a
+    SQLite file: in a folder's bucket itself (`.stenopool/jobs.sqlite`), for other buckets in the
+    user's data folder."""
+
+    idle_seconds: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    """A worker process without work ends after this time, and its model is freed."""
+
+    stall_seconds: float = Field(default=300.0, ge=1, allow_inf_nan=False)
+    """A recording that does not get on so long ends its worker; the second time, it fails."""
+
+    worker_memory_gb: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Memory that a worker process may use; 0 is its share of four fifths of this machine's."""
+
+    price_per_hour: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """What an hour of a worker costs, in any currency: `steno jobs` shows what each job cost."""
+
+    history_days: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """Jobs that ended longer ago are forgotten; their documents stay."""
+
     max_hours: float = Field(default=48.0, gt=0, allow_inf_nan=False)
     """Recordings that decode to more are refused, so that a small file cannot run for ever."""
 

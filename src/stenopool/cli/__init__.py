@@ -2,8 +2,8 @@
 
 Exit statuses: 0 success; 1 a defect in Stenopool; 2 wrong usage; 3 a recording cannot be
 transcribed; 4 a model is missing or damaged; 5 an engine is missing or failed; 6 a result cannot be
-written; 130 interrupted; 141 the reader of stdout has gone. With several recordings it is the
-highest of theirs.
+written; 7 a bucket cannot be reached; 130 interrupted; 141 the reader of stdout has gone. With
+several recordings it is the highest of theirs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 
 import typer
 
-from stenopool.cli import bench, doctor, evaluate, models, run, transcribe
+from stenopool.cli import batch, bench, doctor, evaluate, jobs, models, run, transcribe
 from stenopool.cli.console import complain, emit, forgiving_stderr, say
 from stenopool.errors import StenoError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     name="steno",
     help="Recordings become transcripts that can be trusted, on your own machine.",
     epilog="Exit status: 0 success, 1 defect, 2 usage, 3 recording, 4 model, 5 engine, 6 output, "
-    "130 interrupted, 141 reader of stdout gone.",
+    "7 storage, 130 interrupted, 141 reader of stdout gone.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -34,6 +34,10 @@ app = typer.Typer(
 )
 app.command("transcribe")(transcribe.transcribe)
 app.command("run")(run.run)
+app.command("worker")(run.worker)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(batch.app, name="batch")
+app.command("queue")(jobs.queue)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.add_typer(models.app, name="models")

@@ -23,6 +23,7 @@ SIDECAR_SUFFIX = ".steno.json"
 _LONGEST_NAME = 255  # bytes, on every file system in common use
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
 _TAG_LENGTH = 17  # `~` and sixteen hexadecimal digits
+_JOB_ID = re.compile(r"[0-9a-f]{24}-[0-9]+")
 _TAGGED = re.compile(rb"~[0-9a-f]{16}\Z")
 
 
@@ -63,6 +64,27 @@ def record_key(key: Key) -> Key:
 def work_folder(key: Key) -> Key:
     """The folder for a recording's unfinished results; no two recordings share one."""
     return WORK + hashlib.sha256(_encoded(key)).hexdigest()
+
+
+def job_folder(job_id: str) -> Key:
+    """The folder for what is not finished of a job."""
+    return f"{WORK}{job_id}"
+
+
+def is_job_id(name: str) -> bool:
+    """Whether a folder in `work/` is a job's."""
+    return _JOB_ID.fullmatch(name) is not None
+
+
+def sidecar_key(key: Key) -> Key:
+    """The options of one recording."""
+    return f"{key}{SIDECAR_SUFFIX}"
+
+
+def prefix_sidecars(key: Key) -> list[Key]:
+    """The options of the folders that a recording is in, the outermost first."""
+    folders = key.split("/")[:-1]
+    return ["/".join([*folders[: depth + 1], SIDECAR_SUFFIX]) for depth in range(len(folders))]
 
 
 def with_suffix(name: Key, suffix: str) -> Key:

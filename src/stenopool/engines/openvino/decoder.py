@@ -111,7 +111,7 @@ def _heard_by_few(query: Node, keys: Node, values: Node) -> Node:
     return ops.squeeze(heard, indices(4))
 
 
-def _noted(  # noqa: PLR0917  the first three are bound, the rest is an `Attend`
+def _noted(
     chosen: Sequence[int],
     heard: Node,
     attentions: list[Node],

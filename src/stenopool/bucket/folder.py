@@ -1,4 +1,4 @@
-"""A bucket: named files under one root. In this release a local folder."""
+"""A bucket in a local folder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self, TypeAlias
+from typing import Self
 from urllib.parse import unquote_to_bytes
 
+from stenopool.bucket.base import Key, Refused, Stamp, check_key, check_state
+from stenopool.bucket.exclusive import write_new
 from stenopool.errors import (
     InputNotAFile,
     InputUnreadable,
@@ -23,24 +25,15 @@ from stenopool.errors import (
 )
 from stenopool.files import make_folder, output_error, write_whole
 
-Key: TypeAlias = str
-"""POSIX name relative to the root; bytes that are not UTF-8 stand as surrogates (`os.fsdecode`)."""
-
 LOCK_NAME = ".stenopool.lock"
+
+_WORKED_IN = ("output", "processed", "failed", "work")  # and `input/`, which people make
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
-class Stamp(NamedTuple):
-    """What changes when a file is written to or replaced: bytes, nanoseconds since 1970, inode."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
 @dataclass(frozen=True)
-class Bucket:
+class FolderBucket:
     """A local folder whose files are addressed by keys; no symbolic link below it is followed.
 
     Links are looked for just before a file is used. Who exchanges files between the two can still
@@ -66,6 +59,11 @@ class Bucket:
             )
         return cls(root.resolve())
 
+    @property
+    def url(self) -> str:
+        """Its `file:///` URL, without links on the way."""
+        return self.root.resolve().as_uri()
+
     def path(self, key: Key) -> Path:
         """Where a key is on this machine.
 
@@ -73,17 +71,32 @@ class Bucket:
             UsageError: the key is empty, absolute, or has `.`, `..`, an empty part or a NUL.
             OutputUnwritable: a symbolic link stands on the way or at the end.
         """
-        parts = key.split("/")
-        if "\0" in key or not {"", ".", ".."}.isdisjoint(parts):
-            raise UsageError(
-                f"not a key: `{key}`", do="Use a relative name without `.`, `..` and empty parts"
-            )
+        parts = check_key(key)
         self._refuse_links(parts)
         return self.root.joinpath(*parts)
 
-    def keys(
-        self, prefix: str, refused: Callable[[Key, StenoError], None] | None = None
-    ) -> Iterator[Key]:
+    def prepare(self) -> None:
+        """Make the folders that are worked in, all but `input/`.
+
+        Raises:
+            OutputError: one of them could not be made, or this user may not write there.
+        """
+        for name in _WORKED_IN:
+            self.make_folder(name)
+
+    def entries(self, prefix: str, refused: Refused | None = None) -> Iterator[tuple[Key, Stamp]]:
+        """The files that `keys` finds, with their stamps at the moment when they are given."""
+        for key in self.keys(prefix, refused):
+            try:
+                stamp = self._state(key, self.root / key)
+            except StenoError as error:
+                if refused:
+                    refused(key, error)
+                continue
+            if stamp is not None:
+                yield key, stamp
+
+    def keys(self, prefix: str, refused: Refused | None = None) -> Iterator[Key]:
         """The files below a folder, in byte order in each folder; one folder is read at a time.
 
         Args:
@@ -91,6 +104,7 @@ class Bucket:
             refused: is told of each symbolic link, special file and unreadable folder, which are
                 passed over.
         """
+        check_key(prefix.rstrip("/"))
         pending = [(prefix.rstrip("/"), True)]
         while pending:
             key, is_folder = pending.pop()
@@ -110,16 +124,12 @@ class Bucket:
         ]
 
     def stamp(self, key: Key) -> Stamp | None:
-        """The state of a file; None when there is no plain file of this name."""
-        try:
-            state = self.path(key).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise _unreadable(key, error) from error
-        if not stat.S_ISREG(state.st_mode):
-            return None
-        return Stamp(state.st_size, state.st_mtime_ns, state.st_ino)
+        """The state of a file; None when there is no plain file of this name.
+
+        Raises:
+            InputUnreadable: a folder on the way may not be entered.
+        """
+        return self._state(key, self.path(key))
 
     def read(self, key: Key) -> bytes | None:
         """The content of a file; None when there is none of this name.
@@ -134,6 +144,16 @@ class Bucket:
         except OSError as error:
             raise _unreadable(key, error) from error
 
+    def create(self, key: Key, data: bytes | str) -> bool:
+        """Write a file whole, if there is none of this name; False if there is one.
+
+        Raises:
+            OutputError: it could not be written; see `stenopool.bucket.exclusive`.
+        """
+        path = self.path(key)
+        self.make_folder(key.rpartition("/")[0])
+        return write_new(path, data)
+
     def write(self, key: Key, data: bytes | str) -> None:
         """Write a file whole, with the folders that it needs.
 
@@ -144,18 +164,30 @@ class Bucket:
         self.make_folder(key.rpartition("/")[0])
         write_whole(path, data)
 
-    def move(self, source: Key, target: Key) -> None:
+    def move(self, source: Key, target: Key, stamp: Stamp | None = None) -> bool:
         """Rename a file in one step; an older file of the target's name is replaced.
+
+        The stamp is compared right before. What is put in the file's place between the two would
+        be moved in its stead: no system call does both.
+
+        Returns:
+            False if there is no such file, or it is in another state than `stamp`.
 
         Raises:
             OutputError: it could not be moved and is still at `source`.
         """
         old, new = self.path(source), self.path(target)
+        now = self._state(source, old)
+        if now is None or (stamp is not None and now != stamp):
+            return False
         self.make_folder(target.rpartition("/")[0])
         try:
             old.replace(new)
         except OSError as error:
+            if not os.path.lexists(old):
+                return False
             raise output_error(new, error) from error
+        return True
 
     def delete(self, key: Key) -> None:
         """Remove a file; one that is not there is no error.
@@ -170,6 +202,33 @@ class Bucket:
             return  # a parent is a file, so there is nothing of this name
         except OSError as error:
             raise output_error(path, error) from error
+
+    def delete_below(self, prefix: Key) -> None:
+        """Remove everything below a folder, links and special files included, and the folder.
+
+        What is put there meanwhile may stay.
+
+        Raises:
+            OutputError: something could not be removed.
+        """
+        top = self.path(prefix.rstrip("/"))
+        for folder, folders, files in os.walk(top, topdown=False, onerror=_refuse_unreadable):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for name in (*files, *links):
+                _unlink(Path(folder, name))
+        self.prune(prefix)
+
+    @contextmanager
+    def local(self, key: Key, stamp: Stamp | None = None) -> Iterator[Path]:
+        """The file itself.
+
+        Raises:
+            InputNotFound: there is no plain file of this name.
+            InputChanged: it is in another state than `stamp`.
+        """
+        path = self.path(key)
+        check_state(key, self._state(key, path), stamp)
+        yield path
 
     def make_folder(self, key: Key) -> Path:
         """Make a folder that can be written to, with its parents; "" is the root itself.
@@ -220,6 +279,17 @@ class Bucket:
         except OSError as error:
             raise output_error(path, error) from error
 
+    def _state(self, key: Key, path: Path) -> Stamp | None:
+        try:
+            state = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(key, error) from error
+        if not stat.S_ISREG(state.st_mode):
+            return None
+        return Stamp(state.st_size, state.st_mtime_ns, str(state.st_ino))
+
     def _refuse_links(self, parts: list[str]) -> None:
         location = str(self.root)
         for part in parts:
@@ -234,9 +304,7 @@ class Bucket:
                     do="Put the real file or folder in the place of the link",
                 )
 
-    def _entries(
-        self, folder: Key, refused: Callable[[Key, StenoError], None] | None
-    ) -> list[tuple[Key, bool]]:
+    def _entries(self, folder: Key, refused: Refused | None) -> list[tuple[Key, bool]]:
         """What is in one folder, last first; True marks folders."""
         try:
             with os.scandir(self.path(folder)) as listing:
@@ -265,9 +333,21 @@ def _folder_of(url: str) -> str:
     if scheme.lower() != "file" or host not in {"", "localhost"} or not slash:
         raise UsageError(
             f"not a folder: `{url}`",
-            do="Name a folder or a `file:///` URL; only folders are supported in this release",
+            do="Name a folder, or a URL that begins with `file:///`, `s3://`, `gs://` or `az://`",
         )
     return "/" + os.fsdecode(unquote_to_bytes(os.fsencode(path)))
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise output_error(Path(error.filename), error) from error
 
 
 def _not_plain(key: Key) -> InputNotAFile:

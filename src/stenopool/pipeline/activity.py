@@ -1,0 +1,151 @@
+"""What a worker process is doing at this moment, and how it is told to stop."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stenopool.audio.windows import Window
+from stenopool.errors import StenoError
+
+FIRST_WAIT = 0.5  # seconds before something is tried again
+LONGEST_WAIT = 60.0
+
+
+class Stopped(BaseException):
+    """The work on a job is to end; no error of the job."""
+
+
+class Meter:
+    """Shares the time of a process among those who use it at the same time.
+
+    Each window is charged the time since the one before it was ready, so the charges of all add up
+    to the time in which anything was computed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._since = 0.0
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._since = time.monotonic()
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+
+    def charge(self) -> float:
+        """Seconds since the last charge, while something was computed."""
+        with self._lock:
+            now = time.monotonic()
+            seconds, self._since = now - self._since, now
+            return seconds
+
+
+class Activity:
+    """One job in the hands of this process; implements `recording.Watch`.
+
+    Args:
+        changed: called when the process must tell its parent what it is computing.
+        notes: what the database says of the job.
+    """
+
+    def __init__(
+        self, id: str, meter: Meter, changed: Callable[[], None], notes: dict[str, Any]
+    ) -> None:
+        self.id = id
+        self.notes: dict[str, Any] = {}
+        self.computing_since: float | None = None  # or since it last got on
+        self.reading_seconds = 0.0  # of audio that is being read
+        self._meter = meter
+        self._changed = changed
+        self._stop: threading.Event = threading.Event()
+        self._park = False
+        self._lock = threading.Lock()
+        self._compute = float(notes.get("compute", 0.0))
+
+    def stop(self, *, park: bool = False) -> None:
+        """Let the work end at the next chance.
+
+        Args:
+            park: the process is about to end: its threads wait for that, and conclude nothing.
+        """
+        self._park |= park
+        self._stop.set()
+
+    def phase(self, name: str) -> None:
+        self.note(phase=name)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        self.check()
+        self._meter.enter()
+        self.computing_since = time.monotonic()
+        self._changed()
+        try:
+            yield
+        finally:
+            self.computing_since = None
+            self.reading_seconds = 0.0
+            self._meter.leave()
+            self._changed()
+
+    def begun(self, window: Window) -> None:
+        self._got_on()
+        self.reading_seconds += window.seconds
+        self._changed()
+
+    def read(self, window: Window) -> float:
+        self._got_on()
+        self.reading_seconds = max(0.0, self.reading_seconds - window.seconds)
+        seconds = self._meter.charge()
+        self._compute += seconds
+        self.note(compute=self._compute)
+        self._changed()
+        return seconds
+
+    def progress(self, done_seconds: float, total_seconds: float | None) -> None:
+        self._got_on()
+        self.note(done=done_seconds, total=total_seconds)
+
+    def check(self) -> None:
+        self._got_on()
+        if self._stop.is_set():
+            while self._park:
+                time.sleep(1)  # the process ends
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not longer than until the work is to stop."""
+        self._stop.wait(seconds)
+        self.check()
+
+    def note(self, **notes: Any) -> None:  # noqa: ANN401
+        """Keep what the database is to be told."""
+        with self._lock:
+            self.notes.update(notes)
+
+    def take_notes(self) -> dict[str, Any]:
+        """What is new since the last call."""
+        with self._lock:
+            notes, self.notes = self.notes, {}
+        return notes
+
+    def retrying(self, error: StenoError, attempt: int) -> None:
+        """Something will be tried again: say so, and wait."""
+        self.note(phase="retrying", error=error.record())
+        longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt)
+        # Jitter: what failed for all at the same time is not tried by all at the same time.
+        self.wait(longest * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _got_on(self) -> None:
+        if self.computing_since is not None:
+            self.computing_since = time.monotonic()

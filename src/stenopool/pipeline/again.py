@@ -1,0 +1,45 @@
+"""Ended jobs done once more, or forgotten with everything that came of them."""
+
+from __future__ import annotations
+
+from stenopool.bucket import open_bucket
+from stenopool.errors import InputNotFound, UsageError
+from stenopool.pipeline import keys
+from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView
+from stenopool.writers import FORMATS
+
+
+def retry(jobs: Jobs, ended: JobView) -> str:
+    """Submit a job once more, its recording moved back to `input/`; gives the new id.
+
+    Raises:
+        UsageError: it has not ended, or was done.
+        InputNotFound: the recording is neither in `input/` nor in `failed/`.
+    """
+    job = ended.job
+    if ended.state in ACTIVE or ended.state == "done":
+        raise UsageError(
+            f"job `{ended.id}` is {ended.state}",
+            do="Put the recording into `input/` again to transcribe it anew",
+        )
+    bucket = open_bucket(job.bucket)
+    if bucket.stamp(job.key) is None:
+        bucket.move(keys.failed_key(job.key), job.key)
+        sidecar = keys.sidecar_key(job.key)
+        bucket.move(keys.sidecar_key(keys.failed_key(job.key)), sidecar)
+    stamp = bucket.stamp(job.key)
+    if stamp is None:
+        raise InputNotFound(f"`{job.key}` is gone", do="Put the recording into `input/` again")
+    return jobs.again(job, stamp)
+
+
+def delete_data(ended: JobView) -> None:
+    """Remove the recording of a job, its documents and its error record."""
+    key = ended.job.key
+    bucket = open_bucket(ended.job.bucket)
+    for place in (keys.processed_key(key), keys.failed_key(key)):
+        bucket.delete(place)
+        bucket.delete(keys.sidecar_key(place))
+    bucket.delete(keys.record_key(key))
+    for name in FORMATS:
+        bucket.delete(keys.output_key(key, name))

@@ -1,0 +1,150 @@
+"""The database that jobs live in: SQLite beside the bucket, or PostgreSQL for many machines.
+
+DBOS keeps workflows and queues there in its own tables; those beginning with `steno_` are ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+from platformdirs import user_data_path
+
+from stenopool.errors import UsageError
+from stenopool.files import make_folder
+
+if TYPE_CHECKING:
+    from dbos import DBOSConfig
+
+APPLICATION = "stenopool"
+PROTOCOL = "1"
+"""Version of what processes tell each other through the database and `work/`.
+
+Queues bear it, so processes of another protocol never see these jobs; and it is the application
+version, so DBOS does not hand them over either.
+"""
+
+SQLITE = "sqlite:///"
+POSTGRES = ("postgresql://", "postgres://")
+BUSY_MILLISECONDS = 30_000
+
+# DBOS's own default is pickle: whoever may write to the database could run code in a worker.
+_JSON = DBOSPortableJSONSerializer()
+
+metadata = sa.MetaData()
+workers = sa.Table(
+    "steno_workers",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("born", sa.Text, nullable=False),  # boot and start of the process: pids come again
+    sa.Column("group", sa.Text, nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),  # counts up while the worker lives
+    sa.Column("since", sa.Float, nullable=False),  # seconds since 1970, for people
+)
+batches = sa.Table(
+    "steno_batches",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("bucket", sa.Text, nullable=False),
+    sa.Column("schedule", sa.Text, nullable=False),  # its name; empty for none
+    sa.Column("created", sa.Float, nullable=False),  # seconds since 1970
+    sa.Column("children", sa.JSON, nullable=False),  # of each: recordings, seconds
+)
+schedules = sa.Table(
+    "steno_schedules",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("cron", sa.Text, nullable=False),
+    sa.Column("timezone", sa.Text, nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("last", sa.Float, nullable=False),  # the moment up to which runs were begun
+)
+
+
+def default_database(bucket_url: str) -> str:
+    """A SQLite file in a folder's bucket, in the user's data folder for any other bucket."""
+    if bucket_url.startswith("file://"):
+        folder = Path(bucket_url.removeprefix("file://")) / ".stenopool"
+    else:
+        digest = hashlib.sha256(bucket_url.encode()).hexdigest()[:16]
+        folder = user_data_path("stenopool") / "jobs" / digest
+    return f"{SQLITE}{folder / 'jobs.sqlite'}"
+
+
+def open_database(url: str) -> sa.Engine:
+    """An engine for the database at a URL, with every table made.
+
+    Raises:
+        UsageError: the URL is none of SQLite or PostgreSQL, or nobody answers there.
+    """
+    engine = _engine(url)
+    try:
+        _migrate(engine)
+        metadata.create_all(engine, checkfirst=True)
+    except sa.exc.OperationalError as error:
+        raise UsageError(
+            f"cannot open the database `{engine.url.render_as_string()}`: {error.orig}",
+            do="Check the URL, and that the server runs and lets this user in",
+        ) from error
+    return engine
+
+
+def client(engine: sa.Engine) -> DBOSClient:
+    """What lists, submits and changes jobs, without running any."""
+    return DBOSClient(system_database_engine=engine, serializer=_JSON, application_name=APPLICATION)
+
+
+def configuration(engine: sa.Engine, executor: str) -> DBOSConfig:
+    """How DBOS runs in a worker process."""
+    return {
+        "name": APPLICATION,
+        "system_database_url": engine.url.render_as_string(hide_password=False),
+        "system_database_engine": engine,
+        "executor_id": executor,
+        "application_version": PROTOCOL,
+        "serializer": _JSON,
+        "log_level": "CRITICAL",  # it logs each failed recording, with a traceback
+        "run_migrations": False,
+        # Queues are polled; nothing here waits for events.
+        "notification_listener_polling_interval_sec": 60.0,
+        "scheduler_polling_interval_sec": 3600.0,
+    }
+
+
+def _engine(url: str) -> sa.Engine:
+    if url.startswith(SQLITE):
+        make_folder(Path(url.removeprefix(SQLITE)).absolute().parent)
+        engine = sa.create_engine(url)
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        return engine
+    for scheme in POSTGRES:
+        if url.startswith(scheme):
+            address = "postgresql+psycopg://" + url.removeprefix(scheme)
+            return sa.create_engine(address, pool_size=10, max_overflow=20, pool_pre_ping=True)
+    raise UsageError(
+        f"not a database: `{url.partition('://')[0]}://…`",
+        do="Use `sqlite:///path/to/file` or `postgresql://user@host/name`",
+    )
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection
+    connection.isolation_level = "IMMEDIATE"
+    for pragma in (
+        f"busy_timeout={BUSY_MILLISECONDS}",
+        "foreign_keys=ON",
+        "journal_mode=WAL",
+        "synchronous=FULL",  # a job that was accepted outlives a power cut
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _migrate(engine: sa.Engine) -> None:
+    """Make DBOS's tables, which its client never does."""
+    address = engine.url.set(drivername=engine.url.get_backend_name())
+    DBOS.migrate(address.render_as_string(hide_password=False))

@@ -1,0 +1,319 @@
+"""The worker processes of this machine: started when there is work, stopped when there is none.
+
+A process holds one model. It may crash, hang or eat memory; the pool sees it at once, lets others
+go on with its work, and sees to it that what was being computed is tried again alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psutil
+
+from stenopool.pipeline.events import event
+from stenopool.pipeline.job import ANY_DEVICE, Group
+from stenopool.pipeline.jobs import Jobs
+from stenopool.pipeline.liveness import Death, Register, release
+from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, STALLED, Spec
+
+COMMAND = (sys.executable, "-m", "stenopool.pipeline.worker")
+SILENT_SECONDS = 30.0  # beyond the limit for a recording: the process itself hangs
+RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends in good order
+TURN_SECONDS = 60.0  # that a model may keep a process while another one waits
+LONGEST_PAUSE = 60.0  # between starts of a process that does not come up
+
+# By these a process is ended from outside.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a pool keeps to.
+
+    Attributes:
+        most: processes; one more for those that work on one recording at a time.
+        threads: cores for each; 0 is all.
+        idle_seconds: without work, after which a process ends and its model is freed.
+        stall_seconds: without getting on, after which a recording is given up.
+        memory_bytes: resident, of one process.
+        device: `cpu` or `cuda`, for jobs that ask for it or do not care; `auto` takes all.
+        models: to serve; none is all.
+        reserved: serve this child of a batch only.
+    """
+
+    most: int = 1
+    threads: int = 0
+    idle_seconds: float = 60.0
+    stall_seconds: float = 300.0
+    memory_bytes: int = 0
+    device: str = ANY_DEVICE
+    models: tuple[str, ...] = ()
+    reserved: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Kind:
+    """What tells processes apart."""
+
+    group: Group
+    alone: bool
+    reserved: str
+
+
+@dataclass
+class Child:
+    """A worker process, and what it said last."""
+
+    kind: Kind
+    process: subprocess.Popen[str]
+    id: str = ""
+    ready: bool = False
+    jobs: int = 0
+    computing: frozenset[str] = frozenset()
+    reading_seconds: float = 0.0
+    stalled: str = ""
+    error: dict[str, Any] | None = None
+    killed_for: Death | None = None
+    draining_since: float | None = None
+    started: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
+    idle_since: float | None = None
+
+    def listen(self) -> None:
+        """Take in what the process says, until it ends."""
+        for line in self.process.stdout or ():
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            self.heard = time.monotonic()
+            self.id = said.get("id", self.id)
+            self.ready = said.get("ready", self.ready)
+            self.stalled = said.get("stalled", self.stalled)
+            self.error = said.get("error", self.error)
+            if "computing" in said:
+                self.jobs = said["jobs"]
+                self.computing = frozenset(said["computing"])
+                self.reading_seconds = said["reading_seconds"]
+
+    def drain(self) -> None:
+        """Let it finish what it is reading, and end."""
+        if self.draining_since is None:
+            self.draining_since = time.monotonic()
+            self.process.terminate()
+
+    def kill(self, death: Death | None) -> None:
+        """End it at once."""
+        self.killed_for = death
+        self.process.kill()
+
+    def death(self) -> Death | None:
+        """How it ended; None for in good order."""
+        status = self.process.returncode
+        if self.killed_for or self.draining_since is not None or status in {0, FENCED}:
+            return self.killed_for
+        if status == STALLED:
+            return "stalled"
+        return "lost" if -status in _FROM_OUTSIDE else "crashed"
+
+
+class Pool:
+    """Starts, watches and stops processes; `tick` must be called again and again.
+
+    Args:
+        database: URL that the processes open.
+        failed: is told when a process cannot load its model, with the error's record.
+        command: of a process; its `Spec` as JSON is added.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        database: str,
+        limits: Limits,
+        failed: Callable[[Group, dict[str, Any]], None],
+        *,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self.limits = limits
+        self.children: list[Child] = []
+        self.lost_seconds = 0.0  # of audio that was being read when a process died
+        self.deaths = 0
+        self._jobs = jobs
+        self._register = Register(jobs.engine)
+        self._database = database
+        self._failed = failed
+        self._command = command
+        self._pauses: dict[Kind, tuple[float, float]] = {}  # until when, and how long
+        self._waiting_since: dict[Kind, float] = {}
+
+    def tick(self, counts: dict[str, dict[str, int]]) -> None:
+        """Look after the processes; start and stop some as the queues need it.
+
+        Args:
+            counts: as `Jobs.counts` gives them.
+        """
+        self._reap()
+        self._check()
+        waiting = self._waiting(counts)
+        self._stop_idle(waiting)
+        for kind in sorted(waiting):
+            self._serve(kind)
+        self._waiting_since = {
+            kind: since for kind, since in self._waiting_since.items() if kind in waiting
+        }
+
+    def stop(self) -> None:
+        """End all processes; what is being read is finished."""
+        for child in self.children:
+            child.drain()
+        until = time.monotonic() + DRAIN_SECONDS + 5
+        while self.children and time.monotonic() < until:
+            self._reap()
+            time.sleep(0.05)
+        for child in self.children:
+            child.kill(None)
+            child.process.wait()
+        self._reap()
+
+    def _waiting(self, counts: dict[str, dict[str, int]]) -> set[Kind]:
+        """Kinds for which something waits."""
+        found = set()
+        for queue, count in counts.items():
+            kind = self._kind(queue)
+            if kind and count.get("ENQUEUED", 0):
+                found.add(kind)
+        return found
+
+    def _kind(self, queue: str) -> Kind | None:
+        parsed = Group.of_queue(queue)
+        if parsed is None:
+            return None
+        group, alone, reserved = parsed
+        limits = self.limits
+        if reserved != limits.reserved or (limits.models and group.model not in limits.models):
+            return None
+        if limits.device != ANY_DEVICE:
+            if group.device not in {limits.device, ANY_DEVICE}:
+                return None
+            group = replace(group, device=limits.device)
+        return Kind(group, alone, reserved)
+
+    def _serve(self, kind: Kind) -> None:
+        since = self._waiting_since.setdefault(kind, time.monotonic())
+        own = [child for child in self.children if child.kind == kind]
+        if any(not child.ready or child.draining_since for child in own):
+            return  # one is coming, or going
+        if kind.alone:
+            if not own:
+                self._start(kind)
+            return
+        if sum(not child.kind.alone for child in self.children) < self.limits.most:
+            self._start(kind)
+        elif not own and time.monotonic() - since > TURN_SECONDS:
+            oldest = min(self.children, key=lambda child: (child.kind.alone, child.started))
+            oldest.drain()
+
+    def _start(self, kind: Kind) -> None:
+        until, _ = self._pauses.get(kind, (0.0, 0.0))
+        if time.monotonic() < until:
+            return
+        limits = self.limits
+        spec = Spec(
+            self._database,
+            kind.group,
+            kind.alone,
+            kind.reserved,
+            limits.threads,
+            limits.stall_seconds,
+        )
+        process = subprocess.Popen(
+            [*self._command, spec.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the parent, who ends it in good order
+        )
+        child = Child(kind, process)
+        threading.Thread(target=child.listen, name="worker-lines", daemon=True).start()
+        self.children.append(child)
+        event("worker_started", pid=process.pid, model=kind.group.model, alone=kind.alone)
+
+    def _reap(self) -> None:
+        for child in [one for one in self.children if one.process.poll() is not None]:
+            self.children.remove(child)
+            self._bury(child)
+
+    def _bury(self, child: Child) -> None:
+        time.sleep(0.02)  # its last words may still be on their way
+        death = child.death()
+        self._pause(child)
+        if child.error:
+            self._failed(child.kind.group, child.error)
+        suspects = {child.stalled} if child.stalled else set(child.computing)
+        released: list[str] = []
+        if child.id:
+            released = release(self._jobs, child.id, death, suspects)
+            self._register.remove(child.id)
+        if death:
+            self.deaths += 1
+            self.lost_seconds += child.reading_seconds
+        event(
+            "worker_ended",
+            logging.WARNING if death else logging.INFO,
+            worker=child.id,
+            pid=child.process.pid,
+            status=child.process.returncode,
+            death=death,
+            released=released,
+            lost_audio_seconds=child.reading_seconds if death else 0.0,
+        )
+
+    def _pause(self, child: Child) -> None:
+        """What does not come up is not started again and again."""
+        if child.ready:
+            self._pauses.pop(child.kind, None)
+            return
+        _, last = self._pauses.get(child.kind, (0.0, 0.5))
+        pause = min(LONGEST_PAUSE, 2 * last)
+        self._pauses[child.kind] = (time.monotonic() + pause, pause)
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        for child in self.children:
+            if child.draining_since and now - child.draining_since > DRAIN_SECONDS + 5:
+                child.kill(child.killed_for)
+            elif child.ready and now - child.heard > self.limits.stall_seconds + SILENT_SECONDS:
+                child.kill("stalled")
+            elif self.limits.memory_bytes:
+                self._check_memory(child)
+
+    def _check_memory(self, child: Child) -> None:
+        try:
+            used = psutil.Process(child.process.pid).memory_info().rss
+        except psutil.Error:
+            return
+        if used > self.limits.memory_bytes:
+            child.kill("memory")
+        elif used > RECYCLED_SHARE * self.limits.memory_bytes and child.jobs:
+            child.drain()
+
+    def _stop_idle(self, waiting: set[Kind]) -> None:
+        now = time.monotonic()
+        for child in self.children:
+            if child.jobs or not child.ready or child.kind in waiting:
+                child.idle_since = None
+                continue
+            child.idle_since = child.idle_since or now
+            wanted = any(not kind.alone for kind in waiting) and not child.kind.alone
+            if wanted or now - child.idle_since >= self.limits.idle_seconds:
+                child.drain()

@@ -1,0 +1,200 @@
+"""One loop that watches buckets, looks after processes and puts right what died.
+
+It holds no model: with nothing to do there is only this loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stenopool.bucket import Bucket
+from stenopool.errors import StenoError
+from stenopool.pipeline import keys
+from stenopool.pipeline.batch import finish_batches
+from stenopool.pipeline.checkpoints import Checkpoints
+from stenopool.pipeline.events import event
+from stenopool.pipeline.job import Group
+from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView, state_of
+from stenopool.pipeline.liveness import Janitor
+from stenopool.pipeline.pool import COMMAND, Limits, Pool
+from stenopool.pipeline.watch import Watcher
+
+TICK_SECONDS = 0.2
+LOOK_SECONDS = 2.0
+SWEEP_SECONDS = 5.0
+IDLE_SECONDS = 1.0  # between ticks with nothing to do
+TELL_SECONDS = 0.5
+OVERLAP_SECONDS = 5.0  # of what is asked for: clocks of machines differ
+TIDY_SECONDS = 600.0
+LEAST_SHARE = 20  # a look that took a second is not repeated for so many
+DAY = 86_400.0
+
+
+class Observer(Protocol):
+    """Is told what happens."""
+
+    def running(self, jobs: Sequence[JobView]) -> None:
+        """What runs now."""
+
+    def ended(self, job: JobView) -> None:
+        """A job has ended."""
+
+
+@dataclass
+class Supervisor:
+    """Runs until told to stop, or until there is nothing left to do.
+
+    Attributes:
+        database: URL.
+        watcher: None where only the queues are served.
+        history_days: after which ended jobs are forgotten.
+        command: of a worker process.
+        duties: called at each sweep, such as schedules.
+    """
+
+    jobs: Jobs
+    database: str
+    limits: Limits
+    observer: Observer
+    bucket: Bucket | None = None
+    watcher: Watcher | None = None
+    history_days: float = 30.0
+    command: Sequence[str] = COMMAND
+    duties: Sequence[Callable[[], None]] = ()
+    batch: str = ""
+    stopping: Callable[[], bool] = lambda: False
+    _next: dict[str, float] = field(default_factory=dict)
+    _failures: dict[Group, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pool = Pool(
+            self.jobs, self.database, self.limits, self._cannot_load, command=self.command
+        )
+        self._janitor = Janitor(self.jobs)
+        self._since = time.time()
+        earlier = self.jobs.ended(self._since - OVERLAP_SECONDS)
+        self._told = {  # ids of jobs, and when they ended
+            job.id: job.finished or self._since for job in earlier
+        }
+        self._young = 0  # recordings that are still being copied
+        self._counts: dict[str, dict[str, int]] = {}
+
+    def run(self, *, once: bool = False) -> dict[Group, dict[str, Any]]:
+        """Work.
+
+        Args:
+            once: end when everything that is there has been done.
+
+        Returns:
+            errors of the models that could not be loaded, which ends `once` too.
+        """
+        try:
+            while not self.stopping():
+                left = self._tick()
+                if once and (self._failures or not left):
+                    break
+                time.sleep(TICK_SECONDS if self.pool.children or left else IDLE_SECONDS)
+        finally:
+            self.pool.stop()
+            self._next.pop("tell", None)
+            self._tell()
+        return self._failures
+
+    def _tick(self) -> bool:
+        """One round; whether something is left to do."""
+        try:
+            if self.watcher and self._is_due("look", LOOK_SECONDS):
+                begun = time.monotonic()
+                _, self._young = self.watcher.look()
+                self._put_off("look", LEAST_SHARE * (time.monotonic() - begun))
+            if self._is_due("sweep", SWEEP_SECONDS):
+                self._sweep()
+            if self.bucket and self._is_due("tidy", TIDY_SECONDS):
+                tidy(self.jobs, self.bucket)
+                finish_batches(self.jobs, self.bucket)
+            self._counts = self.jobs.counts()
+            self.pool.tick(self._counts)
+            self._tell()
+            return bool(self._young) or self._has_work()
+        except StenoError as error:  # of the storage; jobs report their own
+            event("trouble", logging.WARNING, **error.record())
+            self._put_off("look", LOOK_SECONDS)
+            return True
+
+    def _has_work(self) -> bool:
+        if self.bucket is None:
+            return any(self._counts.values())
+        return self.jobs.has_active(self.bucket.url, self.batch)
+
+    def _sweep(self) -> None:
+        for worker in self._janitor.sweep():
+            event("worker_taken_for_dead", logging.WARNING, worker=worker)
+        if self._is_due("forget", 3600.0):
+            self.jobs.forget(time.time() - self.history_days * DAY)
+        for duty in self.duties:
+            duty()
+
+    def _tell(self) -> None:
+        """The observer of what has ended, each once, and of what runs."""
+        if not self._is_due("tell", TELL_SECONDS):
+            return
+        for job in self.jobs.ended(self._since - OVERLAP_SECONDS):
+            if job.id in self._told or not self._is_ours(job):
+                continue
+            self._told[job.id] = finished = job.finished or self._since
+            self._since = max(self._since, finished)
+            event("job_ended", **_outline(job))
+            self.observer.ended(job)
+        old = self._since - 2 * OVERLAP_SECONDS
+        self._told = {id: at for id, at in self._told.items() if at >= old}
+        if self.pool.children:
+            self.observer.running([*self.jobs.listed(states=("running",), limit=20)])
+
+    def _is_ours(self, job: JobView) -> bool:
+        if self.batch and f"{job.job.batch}.{job.job.child}" != self.batch:
+            return False
+        return self.bucket is None or job.job.bucket == self.bucket.url
+
+    def _cannot_load(self, group: Group, error: dict[str, Any]) -> None:
+        event("model_not_loaded", logging.ERROR, model=group.model, **error)
+        self._failures[group] = error
+
+    def _is_due(self, what: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now < self._next.get(what, 0.0):
+            return False
+        self._next[what] = now + seconds
+        return True
+
+    def _put_off(self, what: str, seconds: float) -> None:
+        self._next[what] = max(self._next.get(what, 0.0), time.monotonic() + seconds)
+
+
+def _outline(job: JobView) -> dict[str, object]:
+    return {
+        "job": job.id,
+        "state": job.state,
+        "worker": job.worker,
+        "attempts": job.attempts,
+        "deaths": job.deaths,
+        "audio_seconds": job.total_seconds,
+        "compute_seconds": job.compute_seconds,
+        "code": (job.error or {}).get("code"),
+    }
+
+
+def tidy(jobs: Jobs, bucket: Bucket) -> None:
+    """Remove what jobs have left in `work/` that ended without cleaning up: cancelled ones."""
+    seen: set[str] = set()
+    for key in bucket.keys(keys.WORK):
+        job_id = key.removeprefix(keys.WORK).partition("/")[0]
+        if job_id in seen or not keys.is_job_id(job_id):
+            continue
+        seen.add(job_id)
+        row = jobs.of_ids([job_id]).get(job_id)
+        if row is not None and state_of(row) not in ACTIVE:
+            Checkpoints(bucket, job_id).clear()

@@ -1,0 +1,254 @@
+"""A worker process: one model, and the recordings and spans that wait for it.
+
+It is a child of `pool.Pool`, which it tells, a JSON object a line, what it is doing; it ends when
+its parent does. SIGTERM lets it finish the windows that are being read and end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Self
+
+import sqlalchemy as sa
+from dbos import DBOS
+
+from stenopool.errors import StenoError
+from stenopool.pipeline import flow
+from stenopool.pipeline.activity import Activity, Meter
+from stenopool.pipeline.database import configuration, open_database
+from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group
+from stenopool.pipeline.jobs import FILES_AT_ONCE, SPANS_AT_ONCE, Jobs
+from stenopool.pipeline.liveness import BEAT_SECONDS, Register
+from stenopool.pipeline.recording import Listener
+
+STALLED, FENCED = 86, 87  # exit statuses
+DRAIN_SECONDS = 30.0
+NOTE_SECONDS = 2.0
+WATCH_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a worker process is to be.
+
+    Attributes:
+        database: URL.
+        group: the jobs that it can do; its device is what the process has.
+        alone: it works on one recording at a time, of those that were there when one died.
+        reserved: it serves one child of a batch only.
+        threads: cores to use; 0 is all.
+        stall_seconds: without getting on, after which a recording is given up.
+    """
+
+    database: str
+    group: Group
+    alone: bool = False
+    reserved: str = ""
+    threads: int = 0
+    stall_seconds: float = 300.0
+
+    def to_json(self) -> str:
+        """For the command line of the process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        data = json.loads(text)
+        return cls(**{**data, "group": Group(**data["group"])})
+
+    def queues(self) -> dict[str, int]:
+        """The queues that it serves, and how many jobs of each at once."""
+        at_once = {FILES: FILES_AT_ONCE, SPANS: SPANS_AT_ONCE}
+        devices = {self.group.device, ANY_DEVICE}
+        groups = [Group(self.group.model, self.group.engine, device) for device in devices]
+        return {
+            group.queue(kind, alone=self.alone, reserved=self.reserved): 1 if self.alone else most
+            for group in groups
+            for kind, most in at_once.items()
+        }
+
+
+def run(spec: Spec, load: Callable[[Spec], Listener], parent: IO[str], stdin: IO[str]) -> int:
+    """Work until told to stop; gives the exit status.
+
+    Args:
+        load: loads the model.
+        parent: where the parent reads what this process does.
+        stdin: ends when the parent does.
+    """
+    line = _Line(parent)
+    _end_with_parent(stdin)
+    try:
+        listener = load(spec)
+        worker = Worker(spec, listener, open_database(spec.database), line)
+    except StenoError as error:
+        line.tell(error={**error.record(), "exit_status": error.exit_status})
+        return error.exit_status
+    return worker.work()
+
+
+class Worker:
+    """The process while it works."""
+
+    def __init__(self, spec: Spec, listener: Listener, engine: sa.Engine, line: _Line) -> None:
+        self._spec = spec
+        self._jobs = Jobs(engine)
+        self._register = Register(engine)
+        self._line = line
+        self._meter = Meter()
+        self._active: dict[str, Activity] = {}
+        self._stopping = threading.Event()
+        self.id = self._register.enter(spec.group.queue(FILES))
+        self._engine = engine
+        flow.use(flow.Process(self.id, self._jobs, listener, self._begin, self._end))
+
+    def work(self) -> int:
+        """Until a signal comes."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+        self._line.tell(id=self.id)
+        DBOS(config=configuration(self._engine, self.id))
+        for queue, at_once in self._spec.queues().items():
+            self._jobs.register(queue, at_once)
+        DBOS.listen_queues([*self._spec.queues()])
+        for work in (self._watch, self._keep):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        DBOS.launch()
+        self._line.tell(ready=True)
+        while not self._stopping.wait(1.0):
+            self._tell()
+        return self._drained()
+
+    def _drained(self) -> int:
+        """Let windows that are being read be kept; everything else is for the next worker."""
+        for activity in list(self._active.values()):
+            activity.stop(park=True)
+        until = time.monotonic() + DRAIN_SECONDS
+        while time.monotonic() < until and self._is_computing():
+            time.sleep(0.05)
+        return 0
+
+    def _is_computing(self) -> bool:
+        return any(one.reading_seconds > 0 for one in list(self._active.values()))
+
+    def _begin(self, id: str, notes: dict[str, Any]) -> Activity:
+        activity = Activity(id, self._meter, self._tell, notes)
+        self._active[id] = activity
+        if self._stopping.is_set():
+            activity.stop(park=True)
+        self._tell()
+        return activity
+
+    def _end(self, activity: Activity) -> None:
+        self._active.pop(activity.id, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        active = list(self._active.values())
+        computing = [one.id for one in active if one.computing_since is not None]
+        reading = sum(one.reading_seconds for one in active)
+        self._line.tell(jobs=len(active), computing=computing, reading_seconds=round(reading, 1))
+
+    def _watch(self) -> None:
+        """Ends the process when a recording does not get on: no thread can be ended alone."""
+        while True:
+            time.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            for one in list(self._active.values()):
+                since = one.computing_since
+                if since is not None and now - since > self._spec.stall_seconds:
+                    self._line.tell(stalled=one.id)
+                    os._exit(STALLED)
+
+    def _keep(self) -> None:
+        """Beats, tells the database what is new, and hears what was cancelled."""
+        beaten = 0.0
+        while True:
+            time.sleep(NOTE_SECONDS)
+            try:
+                if time.monotonic() - beaten >= BEAT_SECONDS:
+                    beaten = time.monotonic()
+                    if not self._register.beat(self.id):
+                        os._exit(FENCED)
+                self._write_notes()
+                self._hear()
+            except Exception as error:  # noqa: BLE001  the database may be away for a while
+                log.warning("cannot reach the database: %s", error)
+
+    def _write_notes(self) -> None:
+        for one in list(self._active.values()):
+            if notes := one.take_notes():
+                self._jobs.client.update_workflow_attributes(one.id, notes, merge=True)
+
+    def _hear(self) -> None:
+        active = dict(self._active)
+        rows = self._jobs.of_ids([*active])
+        for id, activity in active.items():
+            row = rows.get(id)
+            if row is None or row.status == "CANCELLED":
+                activity.stop()
+            elif row.status != "PENDING" or row.executor_id != self.id:
+                # Ours no more; or it has just ended, and this comes too late to matter.
+                activity.stop()
+
+
+class _Line:
+    """Tells the parent something, whole lines at a time."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._last = ""
+
+    def tell(self, **what: object) -> None:
+        text = json.dumps(what)
+        with self._lock:
+            self._file.write(text + "\n")
+            self._file.flush()
+
+
+def _end_with_parent(stdin: IO[str]) -> None:
+    def wait() -> None:
+        stdin.read()  # nothing ever comes: the end of the parent closes it
+        os._exit(0)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def load(spec: Spec) -> Listener:
+    """The model of a worker."""
+    from stenopool.decoding.batching import Batcher
+    from stenopool.decoding.transcriber import Transcriber
+
+    group = spec.group
+    transcriber = Transcriber(
+        group.model, engine=group.engine, device=group.device, threads=spec.threads
+    )
+    if spec.alone:
+        transcriber.batcher = Batcher(1)  # one window at a time: the least memory there is
+    return transcriber
+
+
+def main(text: str) -> None:
+    """The process. What it tells its parent goes to stdout, and nothing else does."""
+    parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.WARNING)
+    status = run(Spec.from_json(text), load, parent, sys.stdin)
+    sys.stderr.flush()
+    os._exit(status)  # threads that are parked never end
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
