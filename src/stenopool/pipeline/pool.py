@@ -28,6 +28,7 @@ from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, STALLED, Spec
 COMMAND = (sys.executable, "-m", "stenopool.pipeline.worker")
 SILENT_SECONDS = 30.0  # beyond the limit for a recording: the process itself hangs
 RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends in good order
+LAST_WORDS_SECONDS = 2.0  # until what a dead process has said is read
 TURN_SECONDS = 60.0  # that a model may keep a process while another one waits
 LONGEST_PAUSE = 60.0  # between starts of a process that does not come up
 
@@ -87,6 +88,9 @@ class Child:
     started: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     idle_since: float | None = None
+
+    def __post_init__(self) -> None:
+        self.listener = threading.Thread(target=self.listen, name="worker-lines", daemon=True)
 
     def listen(self) -> None:
         """Take in what the process says, until it ends."""
@@ -244,7 +248,7 @@ class Pool:
             start_new_session=True,  # Ctrl-C is for the parent, who ends it in good order
         )
         child = Child(kind, process)
-        threading.Thread(target=child.listen, name="worker-lines", daemon=True).start()
+        child.listener.start()
         self.children.append(child)
         event("worker_started", pid=process.pid, model=kind.group.model, alone=kind.alone)
 
@@ -254,7 +258,7 @@ class Pool:
             self._bury(child)
 
     def _bury(self, child: Child) -> None:
-        time.sleep(0.02)  # its last words may still be on their way
+        child.listener.join(LAST_WORDS_SECONDS)
         death = child.death()
         self._pause(child)
         if child.error:

@@ -10,6 +10,7 @@ Nothing here knows of queues, databases or processes.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,7 +25,7 @@ from stenopool.decoding.assembly import Assembly, joined_readings
 from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import SEQUENTIAL, Options
 from stenopool.decoding.readings import Reading
-from stenopool.errors import InputChanged, InputNotFound, StenoError, StorageUnavailable
+from stenopool.errors import InputChanged, InputError, InputNotFound, StenoError, StorageUnavailable
 from stenopool.pipeline import keys
 from stenopool.pipeline.checkpoints import (
     Checkpoints,
@@ -310,7 +311,12 @@ def _in_one_go(task: Task, options: Options) -> Transcript:
 def _open(task: Task) -> Iterator[Path]:
     _refuse_change(task)
     with task.bucket.local(task.job.key, task.job.stamp) as path:
-        yield path
+        try:
+            yield path
+        except InputError as error:
+            # By the name that its owner knows, not by that of a temporary copy.
+            error.what = error.what.replace(os.fspath(path), task.job.key)
+            raise
 
 
 def _refuse_change(task: Task) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import sqlalchemy as sa
+
 from stenopool.bucket import Bucket
 from stenopool.errors import StenoError
 from stenopool.pipeline import keys
@@ -99,10 +101,20 @@ class Supervisor:
                     break
                 time.sleep(TICK_SECONDS if self.pool.children or left else IDLE_SECONDS)
         finally:
+            self._finish()
+        return self._failures
+
+    def _finish(self) -> None:
+        """Leave nothing behind; trouble on the way is left to the next run."""
+        try:
             self.pool.stop()
             self._next.pop("tell", None)
             self._tell()
-        return self._failures
+            if self.bucket:
+                tidy(self.jobs, self.bucket)
+                finish_batches(self.jobs, self.bucket)
+        except (StenoError, sa.exc.DBAPIError) as error:
+            event("trouble", logging.WARNING, message=str(error))
 
     def _tick(self) -> bool:
         """One round; whether something is left to do."""
@@ -116,13 +128,19 @@ class Supervisor:
             if self.bucket and self._is_due("tidy", TIDY_SECONDS):
                 tidy(self.jobs, self.bucket)
                 finish_batches(self.jobs, self.bucket)
-            self._counts = self.jobs.counts()
+            if self._is_due("count", 0.0):
+                begun = time.monotonic()
+                self._counts = self.jobs.counts()
+                self._put_off("count", LEAST_SHARE * (time.monotonic() - begun))
             self.pool.tick(self._counts)
             self._tell()
             return bool(self._young) or self._has_work()
         except StenoError as error:  # of the storage; jobs report their own
             event("trouble", logging.WARNING, **error.record())
             self._put_off("look", LOOK_SECONDS)
+            return True
+        except sa.exc.DBAPIError as error:
+            event("trouble", logging.WARNING, code="database", message=str(error.orig))
             return True
 
     def _has_work(self) -> bool:

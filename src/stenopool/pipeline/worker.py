@@ -30,7 +30,7 @@ from stenopool.pipeline.liveness import BEAT_SECONDS, Register
 from stenopool.pipeline.recording import Listener
 
 STALLED, FENCED = 86, 87  # exit statuses
-DRAIN_SECONDS = 30.0
+DRAIN_SECONDS = 20.0
 NOTE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
 
