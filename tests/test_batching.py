@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
-from stenopool.decoding.batching import Batcher, Readings, in_order, side_by_side
+from stenopool.decoding.batching import Batcher, Claim, Readings, in_order, side_by_side
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading
 from stenopool.errors import EngineFailed
@@ -519,3 +519,48 @@ def test_early_stop_tells_the_work_and_begins_nothing_more() -> None:
     assert sorted(ended) == sorted(begun)
     assert len(begun) <= 3
     assert threads("steno-file") == 0
+
+
+# --- whose turn it is ------------------------------------------------------------------------
+
+
+class Held:
+    """A reader whose first batch waits, so that the order of all others can be seen."""
+
+    batch_size = 1
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.order: list[float] = []
+
+    def read(self, windows: list[Window]) -> list[list[Reading]]:
+        self.order += [one.end for one in windows]
+        self.free.wait(10)
+        return [[] for _ in windows]
+
+
+def served(*claims: Claim) -> list[int]:
+    """The order in which windows are read that wait at the same time."""
+    reader, batcher = Held(), Batcher(1)
+    first = batcher.submit(reader, window(0))
+    while not reader.order:
+        time.sleep(0.001)
+    waiting = [batcher.submit(reader, window(n), claim) for n, claim in enumerate(claims, 1)]
+    reader.free.set()
+    for one in (first, *waiting):
+        one.result(10)
+    ends = [window(n).end for n in range(len(claims) + 1)]
+    return [ends.index(end) for end in reader.order[1:]]
+
+
+def test_urgent_windows_are_read_first() -> None:
+    assert served(Claim(2), Claim(0), Claim(1), Claim(0)) == [2, 4, 3, 1]
+
+
+def test_owners_take_turns_however_much_one_of_them_has() -> None:
+    many = [Claim(1, "a")] * 4
+    assert served(*many, Claim(1, "b"), Claim(1, "b")) == [1, 5, 2, 6, 3, 4]
+
+
+def test_windows_of_one_owner_keep_their_order() -> None:
+    assert served(*[Claim(1, "a")] * 5) == [1, 2, 3, 4, 5]

@@ -33,10 +33,48 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose windows these are, and how urgent.
+
+    Attributes:
+        priority: lower ones are read first.
+        owner: those of one priority are served in turn, a window each.
+    """
+
+    priority: int = 2
+    owner: str = ""
+
+
+USUAL = Claim()
+REMEMBERED = 1000  # owners
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     reader: Reader
     window: Window
     future: Future[Readings]
+    rank: tuple[int, int]  # priority, then turn; the lowest is next
+
+
+class _Turns:
+    """Ranks of windows: fair queuing by virtual time (Demers et al. 1989), all windows alike."""
+
+    def __init__(self) -> None:
+        self._now = 0  # turn of the last window that was taken
+        self._last: dict[str, int] = {}  # turn of each owner's last window
+
+    def rank(self, claim: Claim) -> tuple[int, int]:
+        """Of one more window."""
+        turn = max(self._now, self._last.get(claim.owner, 0)) + 1
+        self._last[claim.owner] = turn
+        return claim.priority, turn
+
+    def taken(self, rank: tuple[int, int]) -> None:
+        """A window is read now."""
+        self._now = max(self._now, rank[1])
+        if len(self._last) > REMEMBERED:
+            self._last = {one: turn for one, turn in self._last.items() if turn > self._now}
 
 
 class Batcher:
@@ -50,28 +88,31 @@ class Batcher:
         self.workers = workers
         self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
+        self._turns = _Turns()
         self._busy = 0  # workers
         self._reading = 0  # of them, those with a batch
 
-    def submit(self, reader: Reader, window: Window) -> Future[Readings]:
+    def submit(self, reader: Reader, window: Window, claim: Claim = USUAL) -> Future[Readings]:
         """Let a window wait for its batch."""
         future: Future[Readings] = Future()
         with self._lock:
-            self._waiting.append(_Waiting(reader, window, future))
+            self._waiting.append(_Waiting(reader, window, future, self._turns.rank(claim)))
             idle = self._busy < self.workers
             self._busy += idle
         if idle:
             threading.Thread(target=self._work, name="steno-batch", daemon=True).start()
         return future
 
-    def readings(self, reader: Reader, windows: Iterable[Window]) -> Iterator[Readings]:
+    def readings(
+        self, reader: Reader, windows: Iterable[Window], claim: Claim = USUAL
+    ) -> Iterator[Readings]:
         """The readings of each window, in order.
 
         Windows are taken when they are needed: so many that two batches wait for each worker. When
         the caller stops early, those that wait are given up, those that have begun waited for.
         """
         ahead = 2 * self.workers * reader.batch_size
-        return in_order(lambda window: self.submit(reader, window), windows, ahead=ahead)
+        return in_order(lambda window: self.submit(reader, window, claim), windows, ahead=ahead)
 
     def _work(self) -> None:
         while batch := self._taken():
@@ -97,10 +138,12 @@ class Batcher:
         self._waiting = deque(one for one in self._waiting if not one.future.cancelled())
         if not self._waiting:
             return []
-        reader = self._waiting[0].reader
-        alike = [one for one in self._waiting if one.reader is reader]
+        in_turn = sorted(self._waiting, key=lambda one: one.rank)
+        reader = in_turn[0].reader
+        alike = [one for one in in_turn if one.reader is reader]
         free = self.workers - self._reading
         share = alike[: min(reader.batch_size, -(-len(alike) // free))]
+        self._turns.taken(share[-1].rank)
         taken = set(map(id, share))
         self._waiting = deque(one for one in self._waiting if id(one) not in taken)
         return [one for one in share if one.future.set_running_or_notify_cancel()]

@@ -16,7 +16,7 @@ from stenopool.audio.media import Recording
 from stenopool.audio.vad import SpeechDetector
 from stenopool.audio.windows import Window
 from stenopool.decoding.assembly import Assembly, Facts, joined_readings
-from stenopool.decoding.batching import Batcher, side_by_side
+from stenopool.decoding.batching import USUAL, Batcher, Claim, side_by_side
 from stenopool.decoding.languages import AUTO
 from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import CHUNKED, PACKED, SEQUENTIAL, Options
@@ -102,11 +102,17 @@ class Transcriber:
         return self.begin(path, options, progress=progress).transcript()
 
     def begin(
-        self, path: str | Path, options: Options | None = None, *, progress: Progress | None = None
+        self,
+        path: str | Path,
+        options: Options | None = None,
+        *,
+        progress: Progress | None = None,
+        claim: Claim = USUAL,
     ) -> Transcription:
         """Like `transcribe`, but gives the segments as they are ready."""
         chosen = self.resolved(options or Options())
-        return Transcription(self, Path(path), chosen, progress or (lambda done, total: None))
+        told = progress or (lambda done, total: None)
+        return Transcription(self, Path(path), chosen, told, claim)
 
     def transcribe_many(
         self,
@@ -161,7 +167,7 @@ class Transcriber:
             yield Listening(recording, self.detector, self.engine, options, self.flags_of(options))
 
     def read(
-        self, windows: Iterable[Window], options: Options, language: str
+        self, windows: Iterable[Window], options: Options, language: str, claim: Claim = USUAL
     ) -> Iterator[list[Reading]]:
         """The readings of each window, in order; windows of all callers share batches.
 
@@ -169,8 +175,9 @@ class Transcriber:
             windows: taken as they are needed, of any recordings.
             options: resolved for this model; any but the sequential algorithm.
             language: code of what is spoken.
+            claim: whose they are; the lower the priority, the sooner they are read.
         """
-        return self.batcher.readings(self.recogniser(options, language), windows)
+        return self.batcher.readings(self.recogniser(options, language), windows, claim)
 
     def _recogniser(self, options: Options, language: str) -> Recogniser:
         return Recogniser(self.engine, self.vocabulary, options, language)
@@ -215,12 +222,18 @@ class Transcription:
     """A recording on its way to text: iterate for its segments, then ask for the transcript."""
 
     def __init__(
-        self, transcriber: Transcriber, path: Path, options: Options, progress: Progress
+        self,
+        transcriber: Transcriber,
+        path: Path,
+        options: Options,
+        progress: Progress,
+        claim: Claim = USUAL,
     ) -> None:
         self._transcriber = transcriber
         self._path = path
         self._options = options
         self._progress = progress
+        self._claim = claim
         self._assembly = Assembly(options)
         self._facts: Facts | None = None
         self._wall = 0.0  # seconds
@@ -274,7 +287,8 @@ class Transcription:
         windows = listening.windows()
         if not listening.has_language:
             return iter(())
-        read = self._transcriber.read(windows, self._options, listening.language.code)
+        language = listening.language.code
+        read = self._transcriber.read(windows, self._options, language, self._claim)
         return joined_readings(read, self._options)
 
     def _told(self, listening: Listening, readings: Iterable[Reading]) -> Iterator[Reading]:
