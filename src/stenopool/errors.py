@@ -3,6 +3,7 @@
 StenoError
 ├── UsageError              exit 2   the request itself is wrong
 │   ├── UnknownName                  no such model, language, format or engine
+│   ├── Busy                         too much is waiting already (transient)
 │   └── UnsupportedOption            this model or algorithm cannot honour that option
 ├── InputError              exit 3   this recording cannot be transcribed
 │   ├── InputNotFound
@@ -39,7 +40,10 @@ help.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+from stenopool.text import encodable
 
 
 class StenoError(Exception):
@@ -63,7 +67,7 @@ class StenoError(Exception):
         """The error as plain data: `code, message, hint, transient`."""
         return {
             "code": self.code,
-            "message": self.what,
+            "message": encodable(self.what),
             "hint": self.do,
             "transient": self.transient,
         }
@@ -86,6 +90,13 @@ class UnsupportedOption(UsageError):
     """The chosen model or algorithm cannot honour this option."""
 
     code = "unsupported_option"
+
+
+class Busy(UsageError):
+    """Too much is waiting already."""
+
+    code = "busy"
+    transient = True
 
 
 class InputError(StenoError):
@@ -246,3 +257,18 @@ class Defect(StenoError):
     """A fault of Stenopool itself; what raised it is its `__cause__`."""
 
     code = "defect"
+
+
+def restored(record: Mapping[str, object]) -> StenoError:
+    """The error that a record tells of, such as one that another process has met.
+
+    Args:
+        record: as `StenoError.record` gives it; one of an unknown code is a `Defect`.
+    """
+    kinds = {kind.code: kind for kind in _below(StenoError)}
+    kind = kinds.get(str(record.get("code")), Defect)
+    return kind(str(record.get("message", "")), do=str(record.get("hint", "")))
+
+
+def _below(kind: type[StenoError]) -> list[type[StenoError]]:
+    return [kind, *(one for below in kind.__subclasses__() for one in _below(below))]

@@ -57,7 +57,9 @@ def named(place: str) -> Iterator[None]:
 
 def is_bucket_missing(error: FileNotFoundError) -> bool:
     """Whether it is the bucket that was not found; the answer to a HEAD never says so."""
-    return "<Code>NoSuchBucket</Code>" in str(error)
+    text = str(error)
+    status = _STATUS.search(text)
+    return status is not None and _code(text, status) == "NoSuchBucket"
 
 
 def storage_error(error: Exception, place: str) -> StorageError:
@@ -91,8 +93,8 @@ def _is_refusal(text: str) -> bool:
     status = _STATUS.search(text)
     if status:
         return _code(text, status) not in _PASSING and _is_refused(int(status[1]))
-    kept = _NOT_DELETED.search(text)
-    return (kept is not None and kept[1] in _FORBIDDEN) or "redirect without LOCATION" in text
+    left = _NOT_DELETED.search(text)
+    return (left is not None and left[1] in _FORBIDDEN) or "redirect without LOCATION" in text
 
 
 def _is_refused(status: int) -> bool:

@@ -306,21 +306,25 @@ class FolderBucket:
 
     def _entries(self, folder: Key, refused: Refused | None) -> list[tuple[Key, bool]]:
         """What is in one folder, last first; True marks folders."""
+        found: list[tuple[Key, bool]] = []
+        others: list[Key] = []
         try:
             with os.scandir(self.path(folder)) as listing:
-                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name), reverse=True)
+                for entry in listing:
+                    key = f"{folder}/{entry.name}"
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if is_folder or entry.is_file(follow_symlinks=False):
+                        found.append((key, is_folder))
+                    else:
+                        others.append(key)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise _unreadable(folder, error) from error
-        found: list[tuple[Key, bool]] = []
-        for entry in entries:
-            key = f"{folder}/{entry.name}"
-            is_folder = entry.is_dir(follow_symlinks=False)
-            if is_folder or entry.is_file(follow_symlinks=False):
-                found.append((key, is_folder))
-            elif refused:
+        if refused:
+            for key in others:
                 refused(key, _not_plain(key))
+        found.sort(key=lambda entry: os.fsencode(entry[0]), reverse=True)
         return found
 
 

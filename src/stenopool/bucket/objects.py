@@ -18,12 +18,7 @@ from stenopool.bucket.addressing import check_object_key, is_addressable, unaddr
 from stenopool.bucket.base import Key, Refused, Stamp, changed, check_state, gone
 from stenopool.bucket.failures import is_bucket_missing, named
 from stenopool.bucket.listing import raw_pages, stamp_of
-from stenopool.errors import (
-    InputChanged,
-    InputNotFound,
-    OutputUnwritable,
-    StorageUnavailable,
-)
+from stenopool.errors import InputChanged, InputNotFound, OutputUnwritable, StorageUnavailable
 from stenopool.files import TEMPORARY_PREFIX, output_error
 
 if TYPE_CHECKING:
@@ -82,6 +77,8 @@ class ObjectBucket:
         """The objects below a prefix, 1,000 in memory at a time, in the order of the store.
 
         Empty objects whose names end in `/` stand for folders in some tools, and are passed over.
+        One that has content may be given without that `/`, a name of which nothing is found then:
+        obstore cuts it off.
 
         Args:
             prefix: a folder, with or without a final `/`.
@@ -98,8 +95,9 @@ class ObjectBucket:
                     refused(key, unaddressable(key))
 
     def stamp(self, key: Key) -> Stamp | None:
-        """The state of an object; None when there is none, or no bucket: the store's answer to this
-        question does not tell the two apart.
+        """The state of an object; None when there is none of this name.
+
+        The same when there is no bucket: the store's answer does not tell the two apart.
         """
         meta = self._head(key)
         return None if meta is None else _stamp(meta)

@@ -70,7 +70,8 @@ def open_bucket(url: str) -> Bucket:
     `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` and `abfs://` name object
     stores; keys are relative to the prefix, which stands as it is, without percent-encoding.
     Credentials, region and endpoint come from the environment variables that the clouds' own tools
-    read: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on. Nothing is asked of the store.
+    read (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on) or from the machine's role in its cloud.
+    obstore does not read `~/.aws`. Nothing is asked of the store here.
 
     Raises:
         UsageError: another scheme, no such folder, or no name of a bucket.

@@ -16,7 +16,7 @@ from functools import cache
 
 import typer
 
-from stenopool.cli import batch, bench, doctor, evaluate, jobs, models, run, transcribe
+from stenopool.cli import batch, bench, doctor, evaluate, jobs, models, run, serve, transcribe
 from stenopool.cli.console import complain, emit, forgiving_stderr, say
 from stenopool.errors import StenoError
 
@@ -36,6 +36,8 @@ app.command("transcribe")(transcribe.transcribe)
 app.command("run")(run.run)
 app.command("worker")(run.worker)
 app.add_typer(jobs.app, name="jobs")
+app.command("serve")(serve.serve)
+app.add_typer(serve.keys, name="keys")
 app.add_typer(batch.app, name="batch")
 app.command("queue")(jobs.queue)
 app.command("evaluate")(evaluate.evaluate)

@@ -13,7 +13,7 @@ import typer
 from stenopool.cli.console import ProgressBar, clock, emit_json, open_stdout, say
 from stenopool.cli.options import DeviceName, EngineName, ModelName, Quiet, Threads, with_options
 from stenopool.decoding.options import Options
-from stenopool.errors import StenoError
+from stenopool.errors import restored
 
 if TYPE_CHECKING:
     from stenopool.pipeline.job import Group
@@ -219,19 +219,9 @@ def _status(failures: dict[Group, dict[str, Any]], talk: Talk) -> int:
 
     statuses = [talk.exit_status]
     for error in failures.values():
-        complain(
-            _WorkerError(str(error["message"]), do=str(error["hint"]), code=str(error["code"]))
-        )
-        statuses.append(int(error["exit_status"]))
+        complain(restored(error))
+        statuses.append(restored(error).exit_status)
     return max(statuses)
-
-
-class _WorkerError(StenoError):
-    """An error of a worker process."""
-
-    def __init__(self, what: str, *, do: str, code: str) -> None:
-        super().__init__(what, do=do)
-        self.code = code  # type: ignore[misc]
 
 
 @dataclass
@@ -257,7 +247,7 @@ class Talk:
     def ended(self, job: JobView) -> None:
         self.outcomes[job.state] = self.outcomes.get(job.state, 0) + 1
         if job.error and job.state in {"failed", "left", "broken"}:
-            self.exit_status = max(self.exit_status, exit_status_of(str(job.error.get("code"))))
+            self.exit_status = max(self.exit_status, restored(job.error).exit_status)
         self.bar.end()
         if job.state == "failed" or not self.quiet:
             for line in _lines(job):
@@ -284,15 +274,6 @@ class Talk:
     def summary(self) -> str:
         counts = self.counts()
         return ", ".join(f"{counts[name]} {name}" for name in ("transcribed", "failed", "left"))
-
-
-def exit_status_of(code: str) -> int:
-    """The exit status that goes with an error's code."""
-
-    def all_below(kind: type[StenoError]) -> list[type[StenoError]]:
-        return [kind, *(one for below in kind.__subclasses__() for one in all_below(below))]
-
-    return next((kind.exit_status for kind in all_below(StenoError) if kind.code == code), 1)
 
 
 def _lines(job: JobView) -> list[str]:

@@ -41,10 +41,11 @@ class Claim:
         owner: those of one priority are served in turn, a window each.
     """
 
-    priority: int = 2
+    priority: int = 3
     owner: str = ""
 
 
+REALTIME, SHORT, LONG, JOB = range(4)  # priorities
 USUAL = Claim()
 REMEMBERED = 1000  # owners
 

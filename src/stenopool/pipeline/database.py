@@ -6,8 +6,10 @@ DBOS keeps workflows and queues there in its own tables; those beginning with `s
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
@@ -65,12 +67,32 @@ schedules = sa.Table(
     sa.Column("paused", sa.Boolean, nullable=False),
     sa.Column("last", sa.Float, nullable=False),  # the moment up to which runs were begun
 )
+keys = sa.Table(
+    "steno_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False, unique=True),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("requests_per_minute", sa.Integer, nullable=False),
+    sa.Column("audio_minutes_per_day", sa.Float, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float, nullable=True),
+)
+usage = sa.Table(
+    "steno_usage",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),  # since 1970
+    sa.Column("seconds", sa.Float, nullable=False),  # of audio
+)
 
 
 def default_database(bucket_url: str) -> str:
     """A SQLite file in a folder's bucket, in the user's data folder for any other bucket."""
     if bucket_url.startswith("file://"):
-        folder = Path(bucket_url.removeprefix("file://")) / ".stenopool"
+        path = os.fsdecode(unquote_to_bytes(bucket_url.removeprefix("file://")))
+        folder = Path(path) / ".stenopool"
     else:
         digest = hashlib.sha256(bucket_url.encode()).hexdigest()[:16]
         folder = user_data_path("stenopool") / "jobs" / digest
@@ -81,13 +103,14 @@ def open_database(url: str) -> sa.Engine:
     """An engine for the database at a URL, with every table made.
 
     Raises:
-        UsageError: the URL is none of SQLite or PostgreSQL, or nobody answers there.
+        UsageError: the URL is none of SQLite or PostgreSQL, nobody answers there, or what is there
+            cannot be used.
     """
     engine = _engine(url)
     try:
         _migrate(engine)
         metadata.create_all(engine, checkfirst=True)
-    except sa.exc.OperationalError as error:
+    except sa.exc.DatabaseError as error:
         raise UsageError(
             f"cannot open the database `{engine.url.render_as_string()}`: {error.orig}",
             do="Check the URL, and that the server runs and lets this user in",
@@ -119,18 +142,27 @@ def configuration(engine: sa.Engine, executor: str) -> DBOSConfig:
 
 def _engine(url: str) -> sa.Engine:
     if url.startswith(SQLITE):
-        make_folder(Path(url.removeprefix(SQLITE)).absolute().parent)
-        engine = sa.create_engine(url)
+        path = url.removeprefix(SQLITE)
+        make_folder(Path(path).absolute().parent)
+        engine = sa.create_engine(sa.URL.create("sqlite", database=path))  # `?` and `%` as they are
         sa.event.listen(engine, "connect", _set_up_sqlite)
         return engine
     for scheme in POSTGRES:
         if url.startswith(scheme):
-            address = "postgresql+psycopg://" + url.removeprefix(scheme)
-            return sa.create_engine(address, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            return _postgres("postgresql+psycopg://" + url.removeprefix(scheme))
     raise UsageError(
         f"not a database: `{url.partition('://')[0]}://…`",
         do="Use `sqlite:///path/to/file` or `postgresql://user@host/name`",
     )
+
+
+def _postgres(address: str) -> sa.Engine:
+    try:
+        return sa.create_engine(address, pool_size=10, max_overflow=20, pool_pre_ping=True)
+    except (ValueError, sa.exc.ArgumentError) as error:
+        raise UsageError(
+            "not the address of a PostgreSQL database", do="Use `postgresql://user@host:5432/name`"
+        ) from error
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection

@@ -24,12 +24,14 @@ from stenopool.errors import (
     OutputError,
     StenoError,
     StorageError,
+    restored,
 )
 from stenopool.pipeline import recording
 from stenopool.pipeline.activity import Activity, Stopped
 from stenopool.pipeline.job import Job, span_prefix
 from stenopool.pipeline.jobs import SPAN, TRANSCRIBE, Jobs
 from stenopool.pipeline.recording import Listener, Task
+from stenopool.text import encodable
 
 Data = dict[str, Any]
 
@@ -121,7 +123,10 @@ def transcribe_step(job_id: str) -> Data:
 
 @DBOS.step(name="publish")
 def publish_step(job_id: str) -> Data:
-    return _tried(job_id, lambda task: {"outputs": recording.publish(task)})
+    def publish(task: Task) -> Data:
+        return {"outputs": [encodable(key) for key in recording.publish(task)]}
+
+    return _tried(job_id, publish)
 
 
 @DBOS.step(name="settle")
@@ -137,7 +142,7 @@ def settle_step(job_id: str) -> Data:
 @DBOS.step(name="fail")
 def fail_step(job_id: str, record: Data) -> Data:
     def fail(task: Task) -> Data:
-        moved = recording.fail(task, _RecordedError(record), _hands[job_id].attempts)
+        moved = recording.fail(task, restored(record), _hands[job_id].attempts)
         task.checkpoints.clear()
         return {"outcome": "failed" if moved else "gone", "error": record}
 
@@ -161,17 +166,6 @@ def span_step(span_id: str, details: Data) -> Data:
         return {"outcome": "done"}
 
     return _tried(span_id, read)
-
-
-class _RecordedError(StenoError):
-    """An error that another process has met."""
-
-    def __init__(self, record: Data) -> None:
-        super().__init__(str(record["message"]), do=str(record["hint"]))
-        self._record = record
-
-    def record(self) -> dict[str, object]:
-        return self._record
 
 
 class _Hand:
@@ -271,7 +265,7 @@ class _Spans:
         error = (row.attributes or {}).get("error")
         if row.status == "SUCCESS" and error:
             this().jobs.cancel_spans(self._hand.id)
-            raise _RecordedError(error)
+            raise restored(error)
 
 
 def _tried(id: str, action: Callable[[Task], Data]) -> Data:
@@ -326,7 +320,7 @@ def _as_error(error: EngineError | MemoryError) -> StenoError:
 def _refuse_guilty(hand: _Hand) -> None:
     """Raises what is known already: that it cannot be done, or that processes have died of it."""
     if hand.job.refused:
-        raise _RecordedError(dict(hand.job.refused))
+        raise restored(hand.job.refused)
     if hand.verdict:
         raise InputCrashed(
             f"`{hand.job.key}`: {hand.verdict.get('message', '')}",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from stenopool.bucket import Key, Stamp
 from stenopool.decoding.options import Options
 from stenopool.pipeline.database import PROTOCOL
+from stenopool.text import encodable
 
 COMMIT = "json"  # the format that appears last
 ANY_DEVICE = "auto"
@@ -98,7 +101,7 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "key": _written(self.key)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -108,6 +111,7 @@ class Job:
             KeyError, TypeError: a field is missing or unknown.
         """
         given = dict(data)
+        given["key"] = _read(given["key"])
         given["stamp"] = Stamp(*given["stamp"])
         given["group"] = Group(**given["group"])
         given["formats"] = tuple(given["formats"])
@@ -126,6 +130,15 @@ def key_digest(url: str, key: Key) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _written(key: Key) -> str:
+    """A key as databases take it: they refuse what is not UTF-8. No key begins with `/`."""
+    return key if encodable(key) == key else f"/{quote_from_bytes(os.fsencode(key))}"
+
+
+def _read(text: str) -> Key:
+    return os.fsdecode(unquote_to_bytes(text[1:])) if text.startswith("/") else text
 
 
 def changes(options: Options) -> dict[str, Any]:

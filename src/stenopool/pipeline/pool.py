@@ -6,6 +6,7 @@ go on with its work, and sees to it that what was being computed is tried again 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from stenopool.errors import EngineFailed
 from stenopool.pipeline.events import event
 from stenopool.pipeline.job import ANY_DEVICE, Group
 from stenopool.pipeline.jobs import Jobs
@@ -29,11 +31,20 @@ COMMAND = (sys.executable, "-m", "stenopool.pipeline.worker")
 SILENT_SECONDS = 30.0  # beyond the limit for a recording: the process itself hangs
 RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends in good order
 LAST_WORDS_SECONDS = 2.0  # until what a dead process has said is read
+WANTED_SECONDS = 5.0  # after the last time that a process was asked for in vain
 TURN_SECONDS = 60.0  # that a model may keep a process while another one waits
 LONGEST_PAUSE = 60.0  # between starts of a process that does not come up
 
 # By these a process is ended from outside.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+Answer = Callable[[dict[str, Any]], None]
+_DIED: dict[str, Any] = {
+    "error": EngineFailed(
+        "the worker process ended while it worked on this", do="Try again"
+    ).record()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ class Child:
     idle_since: float | None = None
 
     def __post_init__(self) -> None:
+        self.lock = threading.RLock()
+        self.answers: dict[str, Answer] = {}
         self.listener = threading.Thread(target=self.listen, name="worker-lines", daemon=True)
 
     def listen(self) -> None:
@@ -100,6 +113,9 @@ class Child:
             except ValueError:
                 continue
             self.heard = time.monotonic()
+            if "ask" in said:
+                self._answered(said)
+                continue
             self.id = said.get("id", self.id)
             self.ready = said.get("ready", self.ready)
             self.stalled = said.get("stalled", self.stalled)
@@ -108,6 +124,44 @@ class Child:
                 self.jobs = said["jobs"]
                 self.computing = frozenset(said["computing"])
                 self.reading_seconds = said["reading_seconds"]
+        with self.lock:
+            waiting, self.answers = list(self.answers.values()), {}
+            self.process.wait()
+        for answer in waiting:
+            answer(_DIED)
+
+    def close(self) -> None:
+        """Let go of the pipes; it has ended."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe and not self.listener.is_alive():
+                pipe.close()
+
+    def ask(self, request: dict[str, Any], answer: Answer) -> None:
+        """Hand over a request; the answers come on a thread of this child."""
+        id = str(request["ask"])
+        with self.lock:
+            if self.process.poll() is not None:
+                answer(_DIED)
+                return
+            self.answers[id] = answer
+        self._write(request)
+
+    def drop(self, id: str) -> None:
+        """Nobody waits for an answer any more."""
+        if self.answers.pop(id, None):
+            self._write({"drop": id})
+
+    def _write(self, what: dict[str, Any]) -> None:
+        with self.lock, contextlib.suppress(OSError, ValueError):  # dead: its end is told apart
+            if self.process.stdin:
+                self.process.stdin.write(json.dumps(what) + "\n")
+                self.process.stdin.flush()
+
+    def _answered(self, said: dict[str, Any]) -> None:
+        last = "segment" not in said
+        answer = self.answers.pop(said["ask"], None) if last else self.answers.get(said["ask"])
+        if answer:
+            answer(said)
 
     def drain(self) -> None:
         """Let it finish what it is reading, and end."""
@@ -159,6 +213,7 @@ class Pool:
         self._command = command
         self._pauses: dict[Kind, tuple[float, float]] = {}  # until when, and how long
         self._waiting_since: dict[Kind, float] = {}
+        self._asked: dict[Kind, float] = {}  # until when a process is wanted for requests
 
     def tick(self, counts: dict[str, dict[str, int]]) -> None:
         """Look after the processes; start and stop some as the queues need it.
@@ -168,13 +223,22 @@ class Pool:
         """
         self._reap()
         self._check()
-        waiting = self._waiting(counts)
+        waiting = self._waiting(counts) | self._wanted()
         self._stop_idle(waiting)
         for kind in sorted(waiting):
             self._serve(kind)
         self._waiting_since = {
             kind: since for kind, since in self._waiting_since.items() if kind in waiting
         }
+
+    def ready(self, group: Group) -> Child | None:
+        """A process that takes requests for a model; where there is none, one is wanted by now."""
+        kind = Kind(group, alone=False, reserved=self.limits.reserved)
+        for child in self.children:
+            if child.kind == kind and child.ready and child.draining_since is None:
+                return child
+        self._asked[kind] = time.monotonic() + WANTED_SECONDS
+        return None
 
     def stop(self) -> None:
         """End all processes; what is being read is finished."""
@@ -188,6 +252,13 @@ class Pool:
             child.kill(None)
             child.process.wait()
         self._reap()
+
+    def _wanted(self) -> set[Kind]:
+        """Kinds for which requests wait, and none is there."""
+        now = time.monotonic()
+        up = {child.kind for child in self.children if child.ready}
+        self._asked = {kind: at for kind, at in self._asked.items() if at > now and kind not in up}
+        return set(self._asked)
 
     def _waiting(self, counts: dict[str, dict[str, int]]) -> set[Kind]:
         """Kinds for which something waits."""
@@ -259,6 +330,7 @@ class Pool:
 
     def _bury(self, child: Child) -> None:
         child.listener.join(LAST_WORDS_SECONDS)
+        child.close()
         death = child.death()
         self._pause(child)
         if child.error:

@@ -55,6 +55,8 @@ class Supervisor:
         watcher: None where only the queues are served.
         history_days: after which ended jobs are forgotten.
         command: of a worker process.
+        brisk: requests may come at any moment, so it never sleeps long.
+        on_failure: is told of a model that could not be loaded.
         duties: called at each sweep, such as schedules.
     """
 
@@ -66,8 +68,10 @@ class Supervisor:
     watcher: Watcher | None = None
     history_days: float = 30.0
     command: Sequence[str] = COMMAND
-    duties: Sequence[Callable[[], None]] = ()
+    duties: Sequence[Callable[[], object]] = ()
     batch: str = ""
+    brisk: bool = False
+    on_failure: Callable[[Group, dict[str, Any]], None] = lambda group, error: None
     stopping: Callable[[], bool] = lambda: False
     _next: dict[str, float] = field(default_factory=dict)
     _failures: dict[Group, dict[str, Any]] = field(default_factory=dict)
@@ -99,7 +103,8 @@ class Supervisor:
                 left = self._tick()
                 if once and (self._failures or not left):
                     break
-                time.sleep(TICK_SECONDS if self.pool.children or left else IDLE_SECONDS)
+                busy = self.brisk or self.pool.children or left
+                time.sleep(TICK_SECONDS if busy else IDLE_SECONDS)
         finally:
             self._finish()
         return self._failures
@@ -180,6 +185,7 @@ class Supervisor:
     def _cannot_load(self, group: Group, error: dict[str, Any]) -> None:
         event("model_not_loaded", logging.ERROR, model=group.model, **error)
         self._failures[group] = error
+        self.on_failure(group, error)
 
     def _is_due(self, what: str, seconds: float) -> bool:
         now = time.monotonic()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 import sqlalchemy as sa
 from dbos import DBOS
@@ -24,6 +24,7 @@ from stenopool.errors import StenoError
 from stenopool.pipeline import flow
 from stenopool.pipeline.activity import Activity, Meter
 from stenopool.pipeline.database import configuration, open_database
+from stenopool.pipeline.desk import Answerer, Desk
 from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group
 from stenopool.pipeline.jobs import FILES_AT_ONCE, SPANS_AT_ONCE, Jobs
 from stenopool.pipeline.liveness import BEAT_SECONDS, Register
@@ -88,10 +89,10 @@ def run(spec: Spec, load: Callable[[Spec], Listener], parent: IO[str], stdin: IO
         stdin: ends when the parent does.
     """
     line = _Line(parent)
-    _end_with_parent(stdin)
     try:
         listener = load(spec)
         worker = Worker(spec, listener, open_database(spec.database), line)
+        worker.hear(stdin)
     except StenoError as error:
         line.tell(error={**error.record(), "exit_status": error.exit_status})
         return error.exit_status
@@ -111,6 +112,7 @@ class Worker:
         self._stopping = threading.Event()
         self.id = self._register.enter(spec.group.queue(FILES))
         self._engine = engine
+        self._desk = Desk(cast("Answerer", listener), self._meter, line.tell, self._tell)
         flow.use(flow.Process(self.id, self._jobs, listener, self._begin, self._end))
 
     def work(self) -> int:
@@ -130,6 +132,16 @@ class Worker:
             self._tell()
         return self._drained()
 
+    def hear(self, stdin: IO[str]) -> None:
+        """Take the requests of the parent; end when it does."""
+
+        def take() -> None:
+            for line in stdin:
+                self._desk.take(json.loads(line))
+            os._exit(0)
+
+        threading.Thread(target=take, name="parent", daemon=True).start()
+
     def _drained(self) -> int:
         """Let windows that are being read be kept; everything else is for the next worker."""
         for activity in list(self._active.values()):
@@ -140,7 +152,8 @@ class Worker:
         return 0
 
     def _is_computing(self) -> bool:
-        return any(one.reading_seconds > 0 for one in list(self._active.values()))
+        reading = any(one.reading_seconds > 0 for one in list(self._active.values()))
+        return reading or bool(self._desk.active)
 
     def _begin(self, id: str, notes: dict[str, Any]) -> Activity:
         activity = Activity(id, self._meter, self._tell, notes)
@@ -155,7 +168,7 @@ class Worker:
         self._tell()
 
     def _tell(self) -> None:
-        active = list(self._active.values())
+        active = [*self._active.values(), *self._desk.active.values()]
         computing = [one.id for one in active if one.computing_since is not None]
         reading = sum(one.reading_seconds for one in active)
         self._line.tell(jobs=len(active), computing=computing, reading_seconds=round(reading, 1))
@@ -165,7 +178,7 @@ class Worker:
         while True:
             time.sleep(WATCH_SECONDS)
             now = time.monotonic()
-            for one in list(self._active.values()):
+            for one in [*self._active.values(), *self._desk.active.values()]:
                 since = one.computing_since
                 if since is not None and now - since > self._spec.stall_seconds:
                     self._line.tell(stalled=one.id)
@@ -216,14 +229,6 @@ class _Line:
         with self._lock:
             self._file.write(text + "\n")
             self._file.flush()
-
-
-def _end_with_parent(stdin: IO[str]) -> None:
-    def wait() -> None:
-        stdin.read()  # nothing ever comes: the end of the parent closes it
-        os._exit(0)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def load(spec: Spec) -> Listener:
