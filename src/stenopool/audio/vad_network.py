@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stenopool import telemetry
+
 Array = NDArray[np.float32]
 Outputs = tuple[Array, Array, Array]
 Network = Callable[[Array, Array, Array], Outputs]
@@ -32,6 +34,7 @@ def network(model: Path) -> Network:
 
 
 def _openvino(model: Path) -> Network:
+    telemetry.silence()
     import openvino
 
     options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
