@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 from stenopool.errors import OutputError, OutputUnwritable, StorageFull
 
 TEMPORARY_PREFIX = ".stenopool-"
+_PIECE = 1 << 20  # bytes of a copy that are in memory
 
 # EFBIG is what a file size limit (`ulimit -f`) reports: no more room for this user, like a quota.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -44,11 +47,30 @@ def write_whole(path: Path, data: bytes | str) -> None:
         OutputUnwritable: the target may not be written for another reason.
     """
     content = data.encode() if isinstance(data, str) else data
+    _fill(path, lambda file: file.write(content))
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file of any size so that readers see the old content or the whole new one.
+
+    Args:
+        source: the file.
+        path: the target; its folder exists. An existing file is replaced.
+
+    Raises:
+        StorageFull: no space, quota or permitted file size is left.
+        OutputUnwritable: the target may not be written for another reason.
+    """
+    with source.open("rb") as original:
+        _fill(path, lambda file: shutil.copyfileobj(original, file, _PIECE))
+
+
+def _fill(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     # Not derived from the target's name, which may already have the longest length there is.
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
     try:
         _refuse_what_is_not_a_file(path)
-        _write_and_replace(temporary, path, content)
+        _write_and_replace(temporary, path, write)
     except OSError as error:
         raise output_error(path, error) from error
 
@@ -92,12 +114,14 @@ def _refuse_what_is_not_a_file(path: Path) -> None:
         raise OSError(errno.EINVAL, "it is a device, a pipe or a socket")
 
 
-def _write_and_replace(temporary: Path, path: Path, content: bytes) -> None:
+def _write_and_replace(
+    temporary: Path, path: Path, write: Callable[[IO[bytes]], object]
+) -> None:
     # 0o666 lets the user's umask decide, as for any file; `tempfile` would make it private.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

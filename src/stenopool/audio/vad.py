@@ -6,7 +6,7 @@ takes hundreds of frames in one call, which makes it several hundred times faste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,12 @@ class SpeechDetector:
             begun = True
             yield self._run(samples, state)
 
+    def live(self) -> Callable[[Samples], Samples]:
+        """What gives the probabilities of frames as they come: (512 frames,) in, (frames,) out."""
+        state = _State()
+        state.hidden, state.cell = self._rested
+        return lambda samples: self._run(samples, state)
+
     def _run(self, samples: Samples, state: _State) -> Samples:
         frames = -(-len(samples) // FRAME_SAMPLES)
         padded = np.zeros(CONTEXT_SAMPLES + frames * FRAME_SAMPLES, dtype=np.float32)
@@ -129,7 +135,7 @@ def spans(
         `(span, decided)`: a closed span, or `None` at the end of a chunk, and the sample before
         which no later span can begin.
     """
-    tracker = _Tracker(options, longest)
+    tracker = Tracker(options, longest)
     for chunk in probabilities:
         for probability in chunk.tolist():
             span = tracker.step(probability)
@@ -141,7 +147,7 @@ def spans(
         yield last, last.end
 
 
-class _Tracker:
+class Tracker:
     """Hysteresis over frame probabilities. Positions are frames."""
 
     def __init__(self, options: VadOptions, longest: int) -> None:
@@ -153,7 +159,13 @@ class _Tracker:
         self._silent = 0  # frames at the end of the open span that are silent
 
     @property
+    def is_open(self) -> bool:
+        """Whether somebody speaks."""
+        return bool(self._open)
+
+    @property
     def decided(self) -> int:
+        """The frame before which no later span can begin."""
         return self._frame - len(self._open)
 
     def step(self, probability: float) -> VoiceSpan | None:

@@ -71,6 +71,9 @@ class Bucket(Protocol):
     def write(self, key: Key, data: bytes | str) -> None:
         """Write a file whole or not at all, in the place of any older one of this name."""
 
+    def put_file(self, key: Key, path: Path) -> None:
+        """Write a copy of a file of this machine, of any size, whole or not at all."""
+
     def move(self, source: Key, target: Key, stamp: Stamp | None = None) -> bool:
         """Rename a file, in the place of any older one of the target's name.
 

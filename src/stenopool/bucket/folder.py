@@ -23,7 +23,7 @@ from stenopool.errors import (
     StenoError,
     UsageError,
 )
-from stenopool.files import make_folder, output_error, write_whole
+from stenopool.files import copy_whole, make_folder, output_error, write_whole
 
 LOCK_NAME = ".stenopool.lock"
 
@@ -163,6 +163,16 @@ class FolderBucket:
         path = self.path(key)
         self.make_folder(key.rpartition("/")[0])
         write_whole(path, data)
+
+    def put_file(self, key: Key, path: Path) -> None:
+        """Write a copy of a file, with the folders that it needs.
+
+        Raises:
+            OutputError: it could not be written; nothing is left of the attempt.
+        """
+        target = self.path(key)
+        self.make_folder(key.rpartition("/")[0])
+        copy_whole(path, target)
 
     def move(self, source: Key, target: Key, stamp: Stamp | None = None) -> bool:
         """Rename a file in one step; an older file of the target's name is replaced.

@@ -140,6 +140,26 @@ class ObjectBucket:
         with named(self._place(key)):
             obstore.put(self.store, path, _encoded(data), use_multipart=False)
 
+    def put_file(self, key: Key, path: Path) -> None:
+        """Write an object with the content of a file, some parts of it at a time in memory.
+
+        A process that dies meanwhile can leave parts in S3, which a lifecycle rule for incomplete
+        uploads removes.
+
+        Raises:
+            StorageError: by name; the object is there as a whole or not at all.
+        """
+        target, size = self._full(key), path.stat().st_size
+        with named(self._place(key)):
+            obstore.put(
+                self.store,
+                target,
+                path,
+                use_multipart=size > PIECE,
+                chunk_size=_part(size),
+                max_concurrency=_UPLOADS,
+            )
+
     def move(self, source: Key, target: Key, stamp: Stamp | None = None) -> bool:
         """Copy an object within the store, look at the copy, then delete the object.
 
@@ -294,7 +314,7 @@ class ObjectBucket:
                     path,
                     _in_a_thread(self._pieces(source, meta)),
                     use_multipart=True,
-                    chunk_size=max(PIECE, -(-meta["size"] // _PARTS)),
+                    chunk_size=_part(meta["size"]),
                     max_concurrency=_UPLOADS,
                 )
             except FileNotFoundError as error:
@@ -346,6 +366,11 @@ class ObjectBucket:
 
 def _stamp(meta: ObjectMeta) -> Stamp:
     return stamp_of(meta["size"], meta["last_modified"], meta["e_tag"])
+
+
+def _part(size: int) -> int:
+    """Bytes of a part of an upload."""
+    return max(PIECE, -(-size // _PARTS))
 
 
 def _encoded(data: bytes | str) -> bytes:

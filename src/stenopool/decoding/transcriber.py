@@ -6,7 +6,9 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -16,9 +18,11 @@ from stenopool.audio.media import Recording
 from stenopool.audio.vad import SpeechDetector
 from stenopool.audio.windows import Window
 from stenopool.decoding.assembly import Assembly, Facts, joined_readings
-from stenopool.decoding.batching import USUAL, Batcher, Claim, side_by_side
+from stenopool.decoding.batching import REALTIME, USUAL, Batcher, Claim, side_by_side
+from stenopool.decoding.language import Language, detected
 from stenopool.decoding.languages import AUTO
 from stenopool.decoding.listening import Listening
+from stenopool.decoding.live import USUAL_TURNS, Live, LiveEvent, TurnDetection
 from stenopool.decoding.options import CHUNKED, PACKED, SEQUENTIAL, Options
 from stenopool.decoding.readings import Reading
 from stenopool.decoding.recognise import Recogniser
@@ -178,6 +182,34 @@ class Transcriber:
             claim: whose they are; the lower the priority, the sooner they are read.
         """
         return self.batcher.readings(self.recogniser(options, language), windows, claim)
+
+    def live(
+        self,
+        options: Options,
+        tell: Callable[[LiveEvent], None],
+        turns: TurnDetection = USUAL_TURNS,
+        owner: str = "",
+    ) -> Live:
+        """Takes in speech as it is spoken, and tells its text.
+
+        The language is that of the first utterance, where it is not given.
+
+        Raises:
+            UnsupportedOption: the model cannot honour an option.
+        """
+        final_options = self.resolved(options)
+        rough = replace(final_options, beam_size=1, temperatures=(0.0,))
+        claim = Claim(REALTIME, owner)
+        language = Language.given(final_options.language)
+
+        def read(window: Window, *, final: bool) -> Future[list[Reading]]:
+            nonlocal language
+            if self.engine.multilingual and not language.known:
+                language = detected([window], self.engine)
+            chosen = final_options if final else rough
+            return self.batcher.submit(self.recogniser(chosen, language.code), window, claim)
+
+        return Live(self.detector.live(), read, tell, turns)
 
     def _recogniser(self, options: Options, language: str) -> Recogniser:
         return Recogniser(self.engine, self.vocabulary, options, language)

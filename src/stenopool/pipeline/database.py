@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -109,7 +110,7 @@ def open_database(url: str) -> sa.Engine:
     engine = _engine(url)
     try:
         _migrate(engine)
-        metadata.create_all(engine, checkfirst=True)
+        _make_tables(engine)
     except sa.exc.DatabaseError as error:
         raise UsageError(
             f"cannot open the database `{engine.url.render_as_string()}`: {error.orig}",
@@ -174,6 +175,17 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a
         "synchronous=FULL",  # a job that was accepted outlives a power cut
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _make_tables(engine: sa.Engine) -> None:
+    """Make our tables, where they are missing: one process at a time."""
+    lock = {
+        "sqlite": "BEGIN IMMEDIATE",  # sqlite3 itself begins no transaction for this
+        "postgresql": f"SELECT pg_advisory_xact_lock({zlib.crc32(APPLICATION.encode())})",
+    }
+    with engine.begin() as connection:
+        connection.execute(sa.text(lock[engine.dialect.name]))
+        metadata.create_all(connection)
 
 
 def _migrate(engine: sa.Engine) -> None:

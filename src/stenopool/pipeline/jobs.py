@@ -135,6 +135,7 @@ class Jobs:
         self.engine = engine
         self.client = database.client(engine)
         self._registered: set[str] = set()
+        self._table = _status_table(engine)
 
     def submit(
         self,
@@ -196,8 +197,8 @@ class Jobs:
         if not found and bucket:
             rows = self._rows(workflow_id_prefix=key_digest(bucket, name))
             jobs = [one for one in map(view, rows) if one.job.key == name]
-            if jobs:
-                return max(jobs, key=lambda one: one.created)
+            if jobs:  # SQLite keeps the second in which each was created
+                return max(jobs, key=lambda one: (one.created, one.job.stamp.mtime_ns))
         what = "several jobs begin with" if found else "no job"
         raise UnknownName(
             f"{what} `{encodable(name)}`", do="See `steno jobs list`; a key needs `--bucket` too"
@@ -211,13 +212,19 @@ class Jobs:
         Args:
             batch: only those of a batch, or, as `BATCH.CHILD`, of one list of it.
         """
+        table = self._table
+        mine = []
+        if batch:
+            whole, child = table.c.authenticated_user == batch, f"{batch}."
+            mine = [whole | table.c.authenticated_user.startswith(child, autoescape=True)]
         for state in states:
-            pages = self._pages(status=_STATUSES[state], sort_desc=True, user=batch or None)
+            pages = self._pages(table.c.created_at, _is_one_of(_STATUSES[state]), *mine)
             yield from islice((job for job in pages if job.state == state), limit)
 
     def ended(self, after: float) -> Iterator[JobView]:
-        """Jobs that have ended since a time, whatever became of them."""
-        return self._pages(status=_OVER, completed_after=_iso(after))
+        """Jobs that have ended since a time, whatever became of them; the last one first."""
+        ended = self._table.c.completed_at
+        return self._pages(ended, ended >= after * 1000, _is_one_of(_OVER))
 
     def of_ids(self, ids: Sequence[str]) -> dict[str, WorkflowStatus]:
         """The rows of these jobs and spans, as far as there are any."""
@@ -301,7 +308,7 @@ class Jobs:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many rows wait and run in each queue: `{queue: {"ENQUEUED": n, "PENDING": n}}`."""
-        table = self._status_table()
+        table = self._table
         query = (
             sa.select(table.c.queue_name, table.c.status, sa.func.count())
             .where(table.c.status.in_(_ENQUEUED), table.c.queue_name.is_not(None))
@@ -327,22 +334,51 @@ class Jobs:
     def _active_spans(self, job_id: str) -> list[str]:
         return [name for name, row in self.spans(job_id).items() if row.status in _ENQUEUED]
 
-    def _pages(self, **filters: Any) -> Iterator[JobView]:  # noqa: ANN401
-        given = 0
-        while rows := self._rows(limit=PAGE, offset=given, **filters):
-            yield from map(view, rows)
-            given += len(rows)
-            if len(rows) < PAGE:
+    def _pages(
+        self, order: sa.ColumnClause[Any], *conditions: sa.ColumnElement[bool]
+    ) -> Iterator[JobView]:
+        """In descending order. Each page begins after the last row of the one before: an offset
+        would count wrongly, as rows change meanwhile, and many were made at the same moment.
+        """
+        id = self._table.c.workflow_uuid
+        place = sa.tuple_(order, id)
+        query = (
+            sa.select(id, order)
+            .where(self._table.c.name == TRANSCRIBE, *conditions)
+            .order_by(order.desc(), id.desc())
+            .limit(PAGE)
+        )
+        page = query
+        while True:
+            with self.engine.connect() as connection:
+                found = connection.execute(page).all()
+            if not found:
                 return
+            ids = [id for id, _ in found]
+            rows = {row.workflow_id: row for row in self._rows(workflow_ids=ids)}
+            yield from (view(rows[id]) for id in ids if id in rows)
+            last, moment = found[-1]
+            page = query.where(place < sa.tuple_(sa.literal(moment), sa.literal(last)))
 
     def _rows(self, **filters: Any) -> list[WorkflowStatus]:  # noqa: ANN401  of `list_workflows`
         return self.client.list_workflows(name=TRANSCRIBE, **filters)
 
-    def _status_table(self) -> sa.TableClause:
-        # DBOS documents this table; it has no call that counts.
-        schema = None if self.engine.dialect.name == "sqlite" else "dbos"
-        columns: list[sa.ColumnClause[str]] = [sa.column("queue_name"), sa.column("status")]
-        return sa.table("workflow_status", *columns, schema=schema)
+
+def _status_table(engine: sa.Engine) -> sa.TableClause:
+    # DBOS documents this table; it has no call that counts, nor one that pages safely.
+    schema = None if engine.dialect.name == "sqlite" else "dbos"
+    names = "workflow_uuid", "name", "status", "queue_name", "authenticated_user"
+    columns: list[sa.ColumnClause[Any]] = [
+        *(sa.column(name, sa.Text) for name in names),
+        *(sa.column(name, sa.BigInteger) for name in ("created_at", "completed_at")),
+    ]
+    return sa.table("workflow_status", *columns, schema=schema)
+
+
+def _is_one_of(statuses: Sequence[str]) -> sa.ColumnElement[bool]:
+    # In so many words: DBOS's indexes are for certain statuses.
+    column = sa.column("status", sa.Text)
+    return sa.or_(*(column == sa.literal_column(f"'{one}'") for one in statuses))
 
 
 def view(row: WorkflowStatus) -> JobView:

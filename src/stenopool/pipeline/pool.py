@@ -113,7 +113,7 @@ class Child:
             except ValueError:
                 continue
             self.heard = time.monotonic()
-            if "ask" in said:
+            if "ask" in said or "live" in said:
                 self._answered(said)
                 continue
             self.id = said.get("id", self.id)
@@ -137,8 +137,8 @@ class Child:
                 pipe.close()
 
     def ask(self, request: dict[str, Any], answer: Answer) -> None:
-        """Hand over a request; the answers come on a thread of this child."""
-        id = str(request["ask"])
+        """Hand over a request or open a stream; the answers come on a thread of this child."""
+        id = str(request.get("ask") or request["live"])
         with self.lock:
             if self.process.poll() is not None:
                 answer(_DIED)
@@ -151,6 +151,11 @@ class Child:
         if self.answers.pop(id, None):
             self._write({"drop": id})
 
+    def say(self, id: str, **what: object) -> None:
+        """Something more about a stream."""
+        if id in self.answers:
+            self._write({"live": id, **what})
+
     def _write(self, what: dict[str, Any]) -> None:
         with self.lock, contextlib.suppress(OSError, ValueError):  # dead: its end is told apart
             if self.process.stdin:
@@ -158,9 +163,9 @@ class Child:
                 self.process.stdin.flush()
 
     def _answered(self, said: dict[str, Any]) -> None:
-        last = "segment" not in said
-        answer = self.answers.pop(said["ask"], None) if last else self.answers.get(said["ask"])
-        if answer:
+        id = str(said.get("ask") or said.get("live"))
+        last = "closed" in said or "transcript" in said or ("ask" in said and "error" in said)
+        if answer := self.answers.pop(id, None) if last else self.answers.get(id):
             answer(said)
 
     def drain(self) -> None:

@@ -29,6 +29,7 @@ from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group
 from stenopool.pipeline.jobs import FILES_AT_ONCE, SPANS_AT_ONCE, Jobs
 from stenopool.pipeline.liveness import BEAT_SECONDS, Register
 from stenopool.pipeline.recording import Listener
+from stenopool.pipeline.streams import Speaker, Streams
 
 STALLED, FENCED = 86, 87  # exit statuses
 DRAIN_SECONDS = 20.0
@@ -113,6 +114,7 @@ class Worker:
         self.id = self._register.enter(spec.group.queue(FILES))
         self._engine = engine
         self._desk = Desk(cast("Answerer", listener), self._meter, line.tell, self._tell)
+        self._streams = Streams(cast("Speaker", listener), line.tell)
         flow.use(flow.Process(self.id, self._jobs, listener, self._begin, self._end))
 
     def work(self) -> int:
@@ -137,7 +139,8 @@ class Worker:
 
         def take() -> None:
             for line in stdin:
-                self._desk.take(json.loads(line))
+                said = json.loads(line)
+                (self._streams if "live" in said else self._desk).take(said)
             os._exit(0)
 
         threading.Thread(target=take, name="parent", daemon=True).start()
@@ -171,7 +174,8 @@ class Worker:
         active = [*self._active.values(), *self._desk.active.values()]
         computing = [one.id for one in active if one.computing_since is not None]
         reading = sum(one.reading_seconds for one in active)
-        self._line.tell(jobs=len(active), computing=computing, reading_seconds=round(reading, 1))
+        jobs = len(active) + len(self._streams.active)
+        self._line.tell(jobs=jobs, computing=computing, reading_seconds=round(reading, 1))
 
     def _watch(self) -> None:
         """Ends the process when a recording does not get on: no thread can be ended alone."""

@@ -24,7 +24,7 @@ from stenopool.pipeline.job import Group
 from stenopool.pipeline.jobs import Jobs, JobView
 from stenopool.pipeline.pool import COMMAND, Limits
 from stenopool.pipeline.supervisor import Supervisor
-from stenopool.service import openai, problems
+from stenopool.service import openai, problems, realtime
 from stenopool.service.access import Access
 from stenopool.service.engines import Engines
 from stenopool.service.uploads import TooLarge, Uploads
@@ -70,6 +70,7 @@ def create_app(serving: Serving) -> FastAPI:
     ):
         app.add_exception_handler(kind, handler)
     app.include_router(openai.router)
+    app.include_router(realtime.router)
     app.add_middleware(_Guard, most_bytes=serving.most_bytes)
     if serving.origins:
         app.add_middleware(

@@ -74,7 +74,7 @@ class Engines:
         }
         async with self._place(group):
             begun = time.monotonic()
-            child = await self._process(group)
+            child = await self.process(group)
             async for said in _answers(child, request):
                 if "error" in said:
                     error = restored(said["error"])
@@ -107,7 +107,12 @@ class Engines:
         finally:
             places.release()
 
-    async def _process(self, group: Group) -> Child:
+    async def process(self, group: Group) -> Child:
+        """A process that holds a model, once there is one.
+
+        Raises:
+            StenoError: it cannot load the model, or did not come up in time.
+        """
         begun = time.monotonic()
         while (child := self.pool.ready(group)) is None:
             record, at = self.failures.get(group, ({}, 0.0))

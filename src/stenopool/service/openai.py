@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
+from starlette.requests import HTTPConnection
 
 from stenopool.decoding.options import Options
 from stenopool.errors import Defect, StenoError, UnknownName, UnsupportedOption
@@ -143,7 +144,7 @@ class _Asked:
             yield one
 
 
-def group_of(request: Request, model: str) -> Group:
+def group_of(request: HTTPConnection, model: str) -> Group:
     """The processes that hold a model.
 
     Raises:
