@@ -39,10 +39,12 @@ class Claim:
     Attributes:
         priority: lower ones are read first.
         owner: those of one priority are served in turn, a window each.
+        taken: is told of each window when a worker begins to read it.
     """
 
     priority: int = 3
     owner: str = ""
+    taken: Callable[[Window], None] = lambda window: None
 
 
 REALTIME, SHORT, LONG, JOB = range(4)  # priorities
@@ -56,6 +58,7 @@ class _Waiting:
     window: Window
     future: Future[Readings]
     rank: tuple[int, int]  # priority, then turn; the lowest is next
+    taken: Callable[[Window], None]
 
 
 class _Turns:
@@ -97,7 +100,8 @@ class Batcher:
         """Let a window wait for its batch."""
         future: Future[Readings] = Future()
         with self._lock:
-            self._waiting.append(_Waiting(reader, window, future, self._turns.rank(claim)))
+            rank = self._turns.rank(claim)
+            self._waiting.append(_Waiting(reader, window, future, rank, claim.taken))
             idle = self._busy < self.workers
             self._busy += idle
         if idle:
@@ -117,6 +121,8 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._taken():
+            for one in batch:
+                one.taken(one.window)
             _read(batch)
             with self._lock:
                 self._reading -= 1

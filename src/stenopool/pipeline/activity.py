@@ -100,12 +100,14 @@ class Activity:
 
     def begun(self, window: Window) -> None:
         self._got_on()
-        self.reading_seconds += window.seconds
+        with self._lock:
+            self.reading_seconds += window.seconds
         self._changed()
 
     def read(self, window: Window) -> float:
         self._got_on()
-        self.reading_seconds = max(0.0, self.reading_seconds - window.seconds)
+        with self._lock:
+            self.reading_seconds = max(0.0, self.reading_seconds - window.seconds)
         seconds = self._meter.charge()
         self._compute += seconds
         self.note(compute=self._compute)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from stenopool.bucket import open_bucket
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from stenopool.bucket import Bucket, Key, open_bucket
 from stenopool.errors import InputNotFound, UsageError
 from stenopool.pipeline import keys
 from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView
 from stenopool.writers import FORMATS
 
 
-def retry(jobs: Jobs, ended: JobView) -> str:
+def retry(
+    jobs: Jobs,
+    ended: JobView,
+    also: Callable[[sa.Connection, str], object] = lambda connection, id: None,
+) -> str:
     """Submit a job once more, its recording moved back to `input/`; gives the new id.
+
+    Args:
+        also: what to do with the new id in the same transaction.
 
     Raises:
         UsageError: it has not ended, or was done.
@@ -30,13 +41,16 @@ def retry(jobs: Jobs, ended: JobView) -> str:
     stamp = bucket.stamp(job.key)
     if stamp is None:
         raise InputNotFound(f"`{job.key}` is gone", do="Put the recording into `input/` again")
-    return jobs.again(job, stamp)
+    return jobs.again(job, stamp, also)
 
 
 def delete_data(ended: JobView) -> None:
     """Remove the recording of a job, its documents and its error record."""
-    key = ended.job.key
-    bucket = open_bucket(ended.job.bucket)
+    delete_recording(open_bucket(ended.job.bucket), ended.job.key)
+
+
+def delete_recording(bucket: Bucket, key: Key) -> None:
+    """Remove a recording that is not in `input/` any more, its documents and its error record."""
     for place in (keys.processed_key(key), keys.failed_key(key)):
         bucket.delete(place)
         bucket.delete(keys.sidecar_key(place))

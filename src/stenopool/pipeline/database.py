@@ -87,6 +87,44 @@ usage = sa.Table(
     sa.Column("day", sa.Integer, primary_key=True),  # since 1970
     sa.Column("seconds", sa.Float, nullable=False),  # of audio
 )
+submissions = sa.Table(
+    "steno_submissions",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),  # id of an API key
+    sa.Column("idempotency", sa.Text, nullable=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),  # of what was asked for
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("due", sa.Float, nullable=False),  # until then one server has it in hand
+    sa.Column("attempts", sa.Integer, nullable=False),  # to fetch it
+    sa.Column("key", sa.Text, nullable=False),  # of the recording
+    sa.Column("wanted", sa.JSON, nullable=False),
+    sa.Column("webhook", sa.Text, nullable=False),  # URL; empty for none
+    sa.Column("job", sa.Text, nullable=False),  # its last one; empty while there is none
+    sa.Column("state", sa.Text, nullable=False),  # how it has ended; empty until then
+    sa.Column("error", sa.JSON, nullable=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float, nullable=True),
+    sa.UniqueConstraint("owner", "idempotency"),
+    sa.Index("steno_submissions_by_owner", "owner", "created", "id"),
+    sa.Index("steno_submissions_by_stage", "stage", "due"),
+    sa.Index("steno_submissions_by_job", "job"),
+)
+deliveries = sa.Table(
+    "steno_webhooks",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # what receivers know it by
+    sa.Column("submission", sa.Text, nullable=False, index=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due", sa.Float, nullable=False),  # of the next attempt
+    sa.Column("begun", sa.Float, nullable=False),
+    sa.Column("status", sa.Integer, nullable=True),  # of the last answer
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Index("steno_webhooks_by_state", "state", "due"),
+)
 
 
 def default_database(bucket_url: str) -> str:

@@ -233,6 +233,11 @@ class Jobs:
         rows = self.client.list_workflows(workflow_ids=[*ids], load_input=False)
         return {row.workflow_id: row for row in rows}
 
+    def views(self, ids: Sequence[str]) -> dict[str, JobView]:
+        """These jobs, as far as there are any."""
+        rows = self._rows(workflow_ids=[*ids]) if ids else []
+        return {row.workflow_id: view(row) for row in rows}
+
     def is_held(self, id: str, worker: str) -> bool:
         """Whether a worker process holds a job or a span."""
         row = self.of_ids([id]).get(id)
@@ -297,13 +302,22 @@ class Jobs:
             forgotten += sum(row.name == TRANSCRIBE for row in rows)
         return forgotten
 
-    def again(self, job: Job, stamp: Stamp) -> str:
-        """Submit a job once more, for the state that its recording has now; gives the new id."""
+    def again(
+        self,
+        job: Job,
+        stamp: Stamp,
+        also: Callable[[sa.Connection, str], object] = lambda connection, id: None,
+    ) -> str:
+        """Submit a job once more, for the state that its recording has now; gives the new id.
+
+        Args:
+            also: what to do with the new id in the same transaction.
+        """
         renewed = Job.from_dict({**job.to_dict(), "stamp": stamp})
         last = self.latest(renewed.digest)
         number = generation_of(last.workflow_id) + 1 if last else 1
         job_id = numbered(renewed.digest, number)
-        self.submit([(job_id, renewed)])
+        self.submit([(job_id, renewed)], also=lambda connection: also(connection, job_id))
         return job_id
 
     def counts(self) -> dict[str, dict[str, int]]:

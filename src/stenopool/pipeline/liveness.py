@@ -28,6 +28,7 @@ from stenopool.pipeline.jobs import TRANSCRIBE, Jobs
 
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 40.0  # without a beat
+PARENT_SECONDS = 4.0  # for the parent of a process to release what it held
 BLIND_SECONDS = 15.0  # a watcher that has not looked for so long may not judge
 
 CRASHES = 2  # that prove a recording guilty: one in company, one alone
@@ -132,11 +133,16 @@ class Janitor:
         self._register = Register(jobs.engine)
         self._host = host_name()
         self._seen: dict[str, tuple[int, float]] = {}  # beat, and when it was new
+        self._gone: dict[str, float] = {}  # when a process of this machine was first missed
         self._looked = time.monotonic()
 
-    def sweep(self) -> list[str]:
-        """Release what dead workers held; gives their ids."""
-        rows = self._register.all()
+    def sweep(self, own: Collection[str] = ()) -> list[str]:
+        """Release what dead workers held; gives their ids.
+
+        Args:
+            own: workers that the caller looks after itself, and knows more about.
+        """
+        rows = [row for row in self._register.all() if row.id not in own]
         now = time.monotonic()
         if now - self._looked > BLIND_SECONDS:
             self._seen = {}
@@ -144,13 +150,16 @@ class Janitor:
         dead = [row for row in rows if self._is_dead(row, now)]
         for row in dead:
             self._register.remove(row.id)  # first: its beat tells it, if it lives after all
-        self._seen = {row.id: self._seen[row.id] for row in rows if row not in dead}
-        self._release_orphans({row.id for row in rows if row not in dead})
+        living = {row.id for row in rows if row not in dead}
+        self._seen = {id: seen for id, seen in self._seen.items() if id in living}
+        self._gone = {id: since for id, since in self._gone.items() if id in living}
+        self._release_orphans({*living, *own})
         return [row.id for row in dead]
 
     def _is_dead(self, row: WorkerRow, now: float) -> bool:
         if row.host == self._host and birth_of(row.pid) != row.born:
-            return True
+            # Its parent, who knows how it ended, comes first.
+            return now - self._gone.setdefault(row.id, now) >= PARENT_SECONDS
         beat, since = self._seen.get(row.id, (-1, now))
         self._seen[row.id] = (row.beat, since if beat == row.beat else now)
         return now - self._seen[row.id][1] >= DEAD_SECONDS

@@ -29,7 +29,7 @@ from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, STALLED, Spec
 
 COMMAND = (sys.executable, "-m", "stenopool.pipeline.worker")
 SILENT_SECONDS = 30.0  # beyond the limit for a recording: the process itself hangs
-RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends in good order
+RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends between jobs
 LAST_WORDS_SECONDS = 2.0  # until what a dead process has said is read
 WANTED_SECONDS = 5.0  # after the last time that a process was asked for in vain
 TURN_SECONDS = 60.0  # that a model may keep a process while another one waits
@@ -245,6 +245,10 @@ class Pool:
         self._asked[kind] = time.monotonic() + WANTED_SECONDS
         return None
 
+    def ids(self) -> set[str]:
+        """Of the processes that this pool looks after itself."""
+        return {child.id for child in self.children if child.id}
+
     def stop(self) -> None:
         """End all processes; what is being read is finished."""
         for child in self.children:
@@ -361,7 +365,7 @@ class Pool:
 
     def _pause(self, child: Child) -> None:
         """What does not come up is not started again and again."""
-        if child.ready:
+        if child.ready or child.death() == "lost":
             self._pauses.pop(child.kind, None)
             return
         _, last = self._pauses.get(child.kind, (0.0, 0.5))
@@ -371,12 +375,12 @@ class Pool:
     def _check(self) -> None:
         now = time.monotonic()
         for child in self.children:
+            if self.limits.memory_bytes:
+                self._check_memory(child)
             if child.draining_since and now - child.draining_since > DRAIN_SECONDS + 5:
                 child.kill(child.killed_for)
             elif child.ready and now - child.heard > self.limits.stall_seconds + SILENT_SECONDS:
                 child.kill("stalled")
-            elif self.limits.memory_bytes:
-                self._check_memory(child)
 
     def _check_memory(self, child: Child) -> None:
         try:
@@ -385,8 +389,8 @@ class Pool:
             return
         if used > self.limits.memory_bytes:
             child.kill("memory")
-        elif used > RECYCLED_SHARE * self.limits.memory_bytes and child.jobs:
-            child.drain()
+        elif used > RECYCLED_SHARE * self.limits.memory_bytes and not child.computing:
+            child.drain()  # what it computes must not be what makes it grow: it would never be told
 
     def _stop_idle(self, waiting: set[Kind]) -> None:
         now = time.monotonic()

@@ -22,6 +22,7 @@ from typing import Protocol
 from stenopool.audio.windows import Window
 from stenopool.bucket import Bucket
 from stenopool.decoding.assembly import Assembly, joined_readings
+from stenopool.decoding.batching import Claim
 from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import SEQUENTIAL, Options
 from stenopool.decoding.readings import Reading
@@ -51,7 +52,7 @@ class Listener(Protocol):
     def resolved(self, options: Options) -> Options: ...
     def listen(self, path: Path, options: Options) -> AbstractContextManager[Listening]: ...
     def read(
-        self, windows: Iterable[Window], options: Options, language: str
+        self, windows: Iterable[Window], options: Options, language: str, claim: Claim = ...
     ) -> Iterator[list[Reading]]: ...
     def transcribe(
         self, path: Path, options: Options, *, progress: Callable[[float, float | None], None]
@@ -68,7 +69,7 @@ class Watch(Protocol):
         """Around what decodes media or runs the model: it may hang or end the process."""
 
     def begun(self, window: Window) -> None:
-        """A window is about to be read."""
+        """A window is being read; on any thread."""
 
     def read(self, window: Window) -> float:
         """A window was read; gives the seconds of the process's time that it took."""
@@ -163,10 +164,10 @@ def read_windows(
             known = one.name in present and checkpoints.kept(one.name) is not None
             taken.append((one, None if known else window))
             if not known:
-                task.watch.begun(window)
                 yield window
 
-    for readings in task.listener.read(unread(), options, language):
+    claim = Claim(taken=task.watch.begun)
+    for readings in task.listener.read(unread(), options, language, claim):
         while taken[0][1] is None:
             yield taken.popleft()[0]
         one, window = taken.popleft()

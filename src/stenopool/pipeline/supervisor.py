@@ -154,7 +154,7 @@ class Supervisor:
         return self.jobs.has_active(self.bucket.url, self.batch)
 
     def _sweep(self) -> None:
-        for worker in self._janitor.sweep():
+        for worker in self._janitor.sweep(self.pool.ids()):
             event("worker_taken_for_dead", logging.WARNING, worker=worker)
         if self._is_due("forget", 3600.0):
             self.jobs.forget(time.time() - self.history_days * DAY)
@@ -165,7 +165,7 @@ class Supervisor:
         """The observer of what has ended, each once, and of what runs."""
         if not self._is_due("tell", TELL_SECONDS):
             return
-        for job in self.jobs.ended(self._since - OVERLAP_SECONDS):
+        for job in reversed([*self.jobs.ended(self._since - OVERLAP_SECONDS)]):
             if job.id in self._told or not self._is_ours(job):
                 continue
             self._told[job.id] = finished = job.finished or self._since
