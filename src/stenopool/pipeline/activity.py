@@ -144,7 +144,8 @@ class Activity:
     def retrying(self, error: StenoError, attempt: int) -> None:
         """Something will be tried again: say so, and wait."""
         self.note(phase="retrying", error=error.record())
-        longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt)
+        doubled = min(attempt, 16)  # a float overflows after a night of trouble
+        longest = min(LONGEST_WAIT, FIRST_WAIT * 2**doubled)
         # Jitter: what failed for all at the same time is not tried by all at the same time.
         self.wait(longest * random.uniform(0.5, 1.0))  # noqa: S311
 

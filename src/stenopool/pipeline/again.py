@@ -46,7 +46,11 @@ def retry(
 
 def delete_data(ended: JobView) -> None:
     """Remove the recording of a job, its documents and its error record."""
-    delete_recording(open_bucket(ended.job.bucket), ended.job.key)
+    bucket, key = open_bucket(ended.job.bucket), ended.job.key
+    if bucket.stamp(key) == ended.job.stamp:  # of one that was cancelled or left
+        bucket.delete(key)
+        bucket.delete(keys.sidecar_key(key))
+    delete_recording(bucket, key)
 
 
 def delete_recording(bucket: Bucket, key: Key) -> None:

@@ -117,13 +117,13 @@ def submit(
 
 def balanced(items: Sequence[tuple[T, float]], parts: int) -> list[list[tuple[T, float]]]:
     """Part items so that the lists are about equally long: the longest first, each to the list
-    that is the shortest by then. No list is empty."""
+    that is the shortest by then, and has the fewest. No list is empty."""
     lists: list[list[tuple[T, float]]] = [[] for _ in range(min(parts, len(items)))]
-    shortest = [(0.0, index) for index in range(len(lists))]
+    shortest = [(0.0, 0, index) for index in range(len(lists))]
     for item in sorted(items, key=lambda one: -one[1]):
-        total, index = heapq.heappop(shortest)
+        total, count, index = heapq.heappop(shortest)
         lists[index].append(item)
-        heapq.heappush(shortest, (total + item[1], index))
+        heapq.heappush(shortest, (total + item[1], count + 1, index))
     return lists
 
 
@@ -134,7 +134,8 @@ def seconds(bucket: Bucket, job: Job) -> float:
         return guess
     try:
         with bucket.local(job.key) as path, Recording(Path(path)) as recording:
-            return recording.claimed_seconds or guess
+            claimed = recording.claimed_seconds or 0.0
+            return claimed if claimed > 0 else guess
     except InputError:
         return guess  # its job will say what is wrong with it
 
@@ -160,7 +161,7 @@ def child_jobs(bucket: Bucket, batch: str, index: int) -> list[tuple[str, Job]]:
         return []
     try:
         return [(str(id), Job.from_dict(data)) for id, data in json.loads(document)]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"the list {index} of batch `{batch}` is damaged", do="Submit the batch anew"
         ) from error

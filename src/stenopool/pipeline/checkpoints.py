@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -34,6 +34,8 @@ from stenopool.transcript import ModelInfo, Transcript, Word
 
 T = TypeVar("T")
 
+_WINDOW = re.compile(r"[0-9]{12,}-[0-9a-f]{16}")
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -49,12 +51,14 @@ class Plan:
 
     Attributes:
         windows: names of its windows, in order.
-        spans: ids of the jobs that read some of them.
+        spans: names of the spans that others read.
+        mark: `fingerprint` of what heard it.
     """
 
     facts: Facts
     windows: tuple[str, ...]
     spans: tuple[str, ...]
+    mark: str
 
 
 def fingerprint(model: ModelInfo, options: Options, language: str) -> str:
@@ -109,7 +113,7 @@ class Checkpoints:
         data = self._bucket.read(self._span_key(name))
         try:
             return None if data is None else _unpacked(data)
-        except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile):
+        except Exception:  # noqa: BLE001  NumPy and zipfile raise whatever comes of damaged bytes
             self.drop_span(name)
             return None
 
@@ -125,8 +129,10 @@ class Checkpoints:
         """Keep the plan."""
         self._bucket.write(self._plan_key, json.dumps(asdict(plan)))
 
-    def drop_plan(self) -> None:
-        """It promises what is not there: the recording must be heard again."""
+    def drop_plan(self, lost: Iterable[str]) -> None:
+        """It promises windows that are not there, or damaged: the recording must be heard again."""
+        for window in lost:
+            self._bucket.delete(self._reading_key(window))
         self._bucket.delete(self._plan_key)
 
     def transcript(self) -> Transcript | None:
@@ -161,25 +167,54 @@ class Checkpoints:
 def _parsed(data: bytes | None, parse: Callable[[Any], T]) -> T | None:
     try:
         return None if data is None else parse(json.loads(data))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
 def _kept(data: Mapping[str, Any]) -> Kept:
-    return Kept([_reading(one) for one in data["readings"]], float(data["compute"]))
+    readings = [_reading(one) for one in data["readings"]]
+    if not readings:
+        raise ValueError("every window has a reading")
+    return Kept(readings, float(data["compute"]))
 
 
 def _reading(data: Mapping[str, Any]) -> Reading:
-    figures = Figures(**{**data["figures"], "flags": tuple(data["figures"]["flags"])})
-    words = tuple(Word(**word) for word in data["words"])
+    words = tuple(_word(word) for word in data["words"])
+    figures = _figures(data["figures"])
     return Reading(words, figures, float(data["dropped_seconds"]), float(data["end"]))
 
 
+def _word(data: Mapping[str, Any]) -> Word:
+    start, end, probability = (float(data[name]) for name in ("start", "end", "probability"))
+    return Word(str(data["word"]), start, end, probability)
+
+
+def _figures(data: Mapping[str, Any]) -> Figures:
+    names = ("avg_logprob", "no_speech_prob", "compression_ratio")
+    logprob, no_speech, ratio = (float(data[name]) for name in names)
+    return Figures(logprob, no_speech, ratio, _texts(data["flags"]))
+
+
 def _plan(data: Mapping[str, Any]) -> Plan:
-    facts = dict(data["facts"])
-    facts["language"] = Language(**facts["language"])
-    facts["flags"] = tuple(facts["flags"])
-    return Plan(Facts(**facts), tuple(data["windows"]), tuple(data["spans"]))
+    facts, language = data["facts"], data["facts"]["language"]
+    windows = _texts(data["windows"])
+    if not all(map(_WINDOW.fullmatch, windows)):
+        raise ValueError("not names of windows")
+    found = Facts(
+        duration=float(facts["duration"]),
+        speech_seconds=float(facts["speech_seconds"]),
+        language=Language(str(language["code"]), float(language["probability"])),
+        flags=_texts(facts["flags"]),
+    )
+    if not found.duration > 0:
+        raise ValueError("a recording that was heard has a length")
+    return Plan(found, windows, _texts(data["spans"]), str(data["mark"]))
+
+
+def _texts(data: Iterable[object]) -> tuple[str, ...]:
+    if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
+        raise ValueError("not a list of texts")
+    return tuple(data)
 
 
 def _packed(windows: Iterable[Window]) -> bytes:
@@ -197,6 +232,8 @@ def _packed(windows: Iterable[Window]) -> bytes:
 def _unpacked(data: bytes) -> list[Window]:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         rows, samples = archive["pieces"], archive["samples"].astype(np.float32, copy=False)
+    if not len(rows) or samples.ndim != 1:
+        raise ValueError("no speech")
     groups: dict[int, list[Piece]] = {}
     offset = 0
     for number, start, end, voice_start, voice_end in rows.tolist():

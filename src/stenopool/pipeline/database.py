@@ -18,6 +18,7 @@ from platformdirs import user_data_path
 
 from stenopool.errors import UsageError
 from stenopool.files import make_folder
+from stenopool.text import encodable
 
 if TYPE_CHECKING:
     from dbos import DBOSConfig
@@ -182,6 +183,11 @@ def configuration(engine: sa.Engine, executor: str) -> DBOSConfig:
 def _engine(url: str) -> sa.Engine:
     if url.startswith(SQLITE):
         path = url.removeprefix(SQLITE)
+        if encodable(path) != path:
+            raise UsageError(
+                f"`{path}` is not UTF-8, and no place for a database",
+                do="Name another one with `--database` or `STENO_DATABASE`",
+            )
         make_folder(Path(path).absolute().parent)
         engine = sa.create_engine(sa.URL.create("sqlite", database=path))  # `?` and `%` as they are
         sa.event.listen(engine, "connect", _set_up_sqlite)

@@ -25,7 +25,7 @@ _LONGEST_NAME = 255  # bytes, on every file system in common use
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
 _TAG_LENGTH = 17  # `~` and sixteen hexadecimal digits
 _JOB_ID = re.compile(r"[0-9a-f]{24}-[0-9]+")
-_UPLOAD = re.compile(rf"{UPLOADS}[0-9a-f]{{32}}/[^/]+")
+_UPLOAD = re.compile(rf"{UPLOADS}[0-9a-f]{{32}}-[^/]+")
 _TAGGED = re.compile(rb"~[0-9a-f]{16}\Z")
 
 
@@ -37,8 +37,9 @@ def is_hidden(key: Key) -> bool:
 def is_recording(key: Key) -> bool:
     """Whether a file under `input/` is to be transcribed by whoever finds it.
 
-    Hidden files, `*.steno.json` and what the server keeps there are not. Nor are error records, which come back to `input/` when
-    somebody moves all of `failed/` there: one that failed would overwrite another file's record.
+    Hidden files, `*.steno.json` and what the server keeps there are not. Nor are error records,
+    which come back to `input/` when somebody moves all of `failed/` there: one that failed would
+    overwrite another file's record.
     """
     if is_hidden(key) or is_upload(key):
         return False
@@ -46,7 +47,7 @@ def is_recording(key: Key) -> bool:
 
 
 def is_upload(key: Key) -> bool:
-    """Whether the server stored it, `input/api/<32 hexadecimal digits>/<name>`, and submits it."""
+    """Whether the server stored it, `input/api/<32 hexadecimal digits>-<name>`, and submits it."""
     return _UPLOAD.fullmatch(key) is not None
 
 

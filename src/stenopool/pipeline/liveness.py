@@ -142,6 +142,7 @@ class Janitor:
         Args:
             own: workers that the caller looks after itself, and knows more about.
         """
+        holders = self._holders()  # before the workers: one that comes up meanwhile is no stranger
         rows = [row for row in self._register.all() if row.id not in own]
         now = time.monotonic()
         if now - self._looked > BLIND_SECONDS:
@@ -153,7 +154,8 @@ class Janitor:
         living = {row.id for row in rows if row not in dead}
         self._seen = {id: seen for id, seen in self._seen.items() if id in living}
         self._gone = {id: since for id, since in self._gone.items() if id in living}
-        self._release_orphans({*living, *own})
+        for stranger in holders.difference(living, own):
+            release(self._jobs, stranger, "lost", None)
         return [row.id for row in dead]
 
     def _is_dead(self, row: WorkerRow, now: float) -> bool:
@@ -164,12 +166,12 @@ class Janitor:
         self._seen[row.id] = (row.beat, since if beat == row.beat else now)
         return now - self._seen[row.id][1] >= DEAD_SECONDS
 
-    def _release_orphans(self, living: Collection[str]) -> None:
-        """Work of no living worker: its own was removed, by whomever."""
-        pending = self._jobs.client.list_workflows(status="PENDING", queues_only=True)
-        orphans = [row for row in pending if row.executor_id not in living]
-        for executor in {row.executor_id for row in orphans}:
-            release(self._jobs, executor or "", "lost", None)
+    def _holders(self) -> set[str]:
+        """Workers that hold work, also those that were taken out, by whomever."""
+        pending = self._jobs.client.list_workflows(
+            status="PENDING", queues_only=True, load_input=False, load_output=False
+        )
+        return {row.executor_id or "" for row in pending}
 
 
 def release(
@@ -192,12 +194,16 @@ def release(
         for row in jobs.client.list_workflows(executor_id=worker, status="PENDING")
         if row.queue_name and Group.of_queue(row.queue_name)
     ]
+    released = []
     for row in held:
+        if not jobs.is_held(row.workflow_id, worker):
+            continue  # somebody else released it, and it may be at work again
+        released.append(row.workflow_id)
         queue = row.queue_name or ""
         if death and (suspects is None or row.workflow_id in suspects):
             queue = _blamed(jobs, row, death, known=suspects is not None)
         jobs.client.resume_workflows([row.workflow_id], queue_name=queue)
-    return [row.workflow_id for row in held]
+    return released
 
 
 def _blamed(jobs: Jobs, row: WorkflowStatus, death: Death, *, known: bool) -> str:

@@ -34,6 +34,7 @@ LAST_WORDS_SECONDS = 2.0  # until what a dead process has said is read
 WANTED_SECONDS = 5.0  # after the last time that a process was asked for in vain
 TURN_SECONDS = 60.0  # that a model may keep a process while another one waits
 LONGEST_PAUSE = 60.0  # between starts of a process that does not come up
+STILLBORN = 3  # processes that died before they were up: then the model counts as not loaded
 
 # By these a process is ended from outside.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -216,7 +217,7 @@ class Pool:
         self._database = database
         self._failed = failed
         self._command = command
-        self._pauses: dict[Kind, tuple[float, float]] = {}  # until when, and how long
+        self._pauses: dict[Kind, tuple[float, int]] = {}  # until when, after how many starts
         self._waiting_since: dict[Kind, float] = {}
         self._asked: dict[Kind, float] = {}  # until when a process is wanted for requests
 
@@ -228,9 +229,10 @@ class Pool:
         """
         self._reap()
         self._check()
-        waiting = self._waiting(counts) | self._wanted()
+        waiting = self._waiting(counts) | self._wanted() if self.limits.most else set()
         self._stop_idle(waiting)
-        for kind in sorted(waiting):
+        now = time.monotonic()
+        for kind in sorted(waiting, key=lambda kind: (self._waiting_since.get(kind, now), kind)):
             self._serve(kind)
         self._waiting_since = {
             kind: since for kind, since in self._waiting_since.items() if kind in waiting
@@ -240,10 +242,16 @@ class Pool:
         """A process that takes requests for a model; where there is none, one is wanted by now."""
         kind = Kind(group, alone=False, reserved=self.limits.reserved)
         for child in self.children:
-            if child.kind == kind and child.ready and child.draining_since is None:
+            takes = child.kind == kind and child.ready and child.draining_since is None
+            if takes and child.process.poll() is None:  # else it died, and nobody has noticed yet
                 return child
         self._asked[kind] = time.monotonic() + WANTED_SECONDS
         return None
+
+    def unfinished(self, counts: dict[str, dict[str, int]]) -> set[Group]:
+        """What waits or runs, anywhere, that processes of this pool could do."""
+        kinds = {self._kind(queue) for queue, count in counts.items() if any(count.values())}
+        return {kind.group for kind in kinds if kind and self.limits.most}
 
     def ids(self) -> set[str]:
         """Of the processes that this pool looks after itself."""
@@ -295,6 +303,8 @@ class Pool:
     def _serve(self, kind: Kind) -> None:
         since = self._waiting_since.setdefault(kind, time.monotonic())
         own = [child for child in self.children if child.kind == kind]
+        if own:  # its turn: others have waited longer from now on
+            self._waiting_since[kind] = time.monotonic()
         if any(not child.ready or child.draining_since for child in own):
             return  # one is coming, or going
         if kind.alone:
@@ -308,7 +318,7 @@ class Pool:
             oldest.drain()
 
     def _start(self, kind: Kind) -> None:
-        until, _ = self._pauses.get(kind, (0.0, 0.0))
+        until, _ = self._pauses.get(kind, (0.0, 0))
         if time.monotonic() < until:
             return
         limits = self.limits
@@ -368,9 +378,13 @@ class Pool:
         if child.ready or child.death() == "lost":
             self._pauses.pop(child.kind, None)
             return
-        _, last = self._pauses.get(child.kind, (0.0, 0.5))
-        pause = min(LONGEST_PAUSE, 2 * last)
-        self._pauses[child.kind] = (time.monotonic() + pause, pause)
+        _, times = self._pauses.get(child.kind, (0.0, 0))
+        pause = min(LONGEST_PAUSE, 2.0**times)
+        self._pauses[child.kind] = (time.monotonic() + pause, times + 1)
+        if times + 1 == STILLBORN and not child.error:
+            what = f"the process for the model `{child.kind.group.model}` ends before it is up"
+            error = EngineFailed(what, do="See what it says on stderr, and try `steno doctor`")
+            self._failed(child.kind.group, {**error.record(), "exit_status": error.exit_status})
 
     def _check(self) -> None:
         now = time.monotonic()

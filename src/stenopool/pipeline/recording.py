@@ -13,20 +13,27 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from stenopool.audio.windows import Window
-from stenopool.bucket import Bucket
+from stenopool.bucket import Bucket, Key
 from stenopool.decoding.assembly import Assembly, joined_readings
 from stenopool.decoding.batching import Claim
 from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import SEQUENTIAL, Options
 from stenopool.decoding.readings import Reading
-from stenopool.errors import InputChanged, InputError, InputNotFound, StenoError, StorageUnavailable
+from stenopool.errors import (
+    InputChanged,
+    InputError,
+    InputNotFound,
+    OutputError,
+    StenoError,
+    StorageUnavailable,
+)
 from stenopool.pipeline import keys
 from stenopool.pipeline.checkpoints import (
     Checkpoints,
@@ -128,10 +135,11 @@ def transcribe(task: Task) -> Transcript:
     if options.algorithm == SEQUENTIAL:  # each window depends on the one before
         transcript = _in_one_go(task, options)
     else:
-        plan = checkpoints.plan() or _heard(task, options)
+        plan = _known_plan(task, options) or _heard(task, options)
         if plan.spans:
             task.watch.phase("spans")
             task.spans.wait()
+        _refuse_change(task)
         task.watch.phase("merging")
         transcript = _merged(task, options, plan)
     checkpoints.store_transcript(transcript)
@@ -187,14 +195,24 @@ def publish(task: Task) -> tuple[str, ...]:
     """Write the documents, the JSON one last: it stands for all of them. Gives their keys.
 
     Documents of an earlier recording of this name never stand beside the new ones.
+
+    Raises:
+        InputChanged, InputNotFound: there is a newer recording of this name, or there was one.
     """
+    bucket, key = task.bucket, task.job.key
     transcript = task.checkpoints.transcript()
     if transcript is None:
-        return ()  # another process has done all this, and cleaned up
-    bucket, key = task.bucket, task.job.key
+        if bucket.stamp(key) != task.job.stamp:
+            return ()  # another process has done all this, and cleaned up
+        transcript = transcribe(task)  # what was kept is damaged
     documents = {name: render(transcript, name) for name in task.job.formats}
     task.watch.check()
-    bucket.delete(keys.output_key(key, COMMIT))
+    commit = keys.output_key(key, COMMIT)
+    published = bucket.read(commit)
+    if published != documents[COMMIT].encode():  # else it was done before, and has to stay
+        if published is not None or bucket.stamp(key) is not None:
+            _refuse_change(task)
+        bucket.delete(commit)
     for name in set(FORMATS).difference(documents):
         bucket.delete(keys.output_key(key, name))
     for name in sorted(documents, key=lambda name: name == COMMIT):
@@ -204,32 +222,48 @@ def publish(task: Task) -> tuple[str, ...]:
 
 
 def settle(task: Task) -> bool:
-    """Move the recording to `processed/`; False if another one stands in `input/` by now."""
+    """Move the recording to `processed/`; False if it is not in `input/` any more, or another."""
     bucket, key = task.bucket, task.job.key
     task.watch.check()
-    moved = bucket.move(key, keys.processed_key(key), task.job.stamp)
+    target = keys.processed_key(key)
+    moved = bucket.move(key, target, task.job.stamp)
     if bucket.stamp(keys.failed_key(key)) is None:
         bucket.delete(keys.record_key(key))
-    if moved:
-        sidecar = keys.sidecar_key(key)
-        bucket.move(sidecar, keys.sidecar_key(keys.processed_key(key)))
-    return moved
+    return _with_sidecar(bucket, key, target, moved=moved)
 
 
 def fail(task: Task, error: StenoError, attempts: int) -> bool:
-    """Move the recording to `failed/` beside its record; False if it is not in `input/` any more.
+    """Move the recording to `failed/` beside its record; False if it is not in `input/` any more,
+    or another.
 
     Documents of an earlier recording of this name stay: they belong to the one in `processed/`.
     """
     bucket, key = task.bucket, task.job.key
     task.watch.check()
-    if bucket.stamp(key) != task.job.stamp:
-        return bucket.stamp(keys.failed_key(key)) is not None  # done before, or taken away
-    bucket.write(keys.record_key(key), error_record(key, error, attempts))
-    moved = bucket.move(key, keys.failed_key(key), task.job.stamp)
-    if moved:
-        bucket.move(keys.sidecar_key(key), keys.sidecar_key(keys.failed_key(key)))
-    return moved
+    target, moved = keys.failed_key(key), False
+    if bucket.stamp(key) == task.job.stamp:
+        bucket.write(keys.record_key(key), error_record(key, error, attempts))
+        moved = bucket.move(key, target, task.job.stamp)
+    return _with_sidecar(bucket, key, target, moved=moved)
+
+
+def _with_sidecar(bucket: Bucket, source: Key, target: Key, *, moved: bool) -> bool:
+    """Move the options of a recording after it; gives whether it was moved, now or before."""
+    if not moved and (bucket.stamp(source) is not None or bucket.stamp(target) is None):
+        return False
+    # A link, or a name too long for one to be there: no reason to do everything again.
+    with suppress(InputError, OutputError):
+        bucket.move(keys.sidecar_key(source), keys.sidecar_key(target))
+    return True
+
+
+def _known_plan(task: Task, options: Options) -> Plan | None:
+    """The plan that was kept, unless another model or version made it."""
+    plan = task.checkpoints.plan()
+    if plan is None:
+        return None
+    mark = fingerprint(task.listener.info, options, plan.facts.language.code)
+    return plan if plan.mark == mark else None
 
 
 def _heard(task: Task, options: Options) -> Plan:
@@ -252,7 +286,8 @@ def _heard(task: Task, options: Options) -> Plan:
             facts = listening.facts()
         _refuse_change(task)
     task.watch.progress(0.0 if spans else facts.duration, facts.duration)
-    plan = Plan(facts, tuple(names), tuple(spans))
+    mark = fingerprint(task.listener.info, options, facts.language.code)
+    plan = Plan(facts, tuple(names), tuple(spans), mark)
     task.checkpoints.store_plan(plan)
     return plan
 
@@ -278,21 +313,24 @@ def _handed_out(
 
 
 def _merged(task: Task, options: Options, plan: Plan) -> Transcript:
-    checkpoints, compute = task.checkpoints, 0.0
-    kept = []
+    kept: list[Kept] = []
+    lost: list[str] = []
     for name in plan.windows:
-        one = checkpoints.kept(name)
+        one = task.checkpoints.kept(name)
         if one is None:
-            checkpoints.drop_plan()
-            raise StorageUnavailable(
-                f"what was read of `{task.job.key}` is lost in part",
-                do="It is read again; keep other programs out of `work/`",
-            )
-        kept.append(one.readings)
-        compute += one.compute_seconds
+            lost.append(name)
+        else:
+            kept.append(one)
+    if lost:
+        task.checkpoints.drop_plan(lost)
+        raise StorageUnavailable(
+            f"what was read of `{task.job.key}` is lost in part",
+            do="It is read again; keep other programs out of `work/`",
+        )
     assembly = Assembly(options)
-    for _ in assembly.segments(joined_readings(kept, options)):
+    for _ in assembly.segments(joined_readings((one.readings for one in kept), options)):
         pass
+    compute = sum(one.compute_seconds for one in kept)
     return assembly.transcript(plan.facts, task.listener.info, compute)
 
 

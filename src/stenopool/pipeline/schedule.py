@@ -7,15 +7,17 @@ small, and after a pause they run everything that was missed, one run after the 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import floor
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import sqlalchemy as sa
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from stenopool.bucket import open_bucket
 from stenopool.errors import StenoError, UnknownName, UsageError
@@ -24,6 +26,10 @@ from stenopool.pipeline.database import batches, schedules
 from stenopool.pipeline.events import event
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.watch import Defaults
+
+LONGEST_NAME = 60  # the names of its runs are those of batches, and say when
+
+_DRAWN = re.compile(r"(?i)\b[hr]\b")  # croniter draws `R` by lot, and knows Jenkins' `H`
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +52,25 @@ class Schedule:
 
     def due(self, now: float) -> float:
         """The last moment up to now that it names."""
-        # The moment itself counts: croniter looks strictly before.
-        here = datetime.fromtimestamp(now + 1e-3, ZoneInfo(self.timezone))
+        # The moment itself counts: croniter looks strictly before. In whole seconds: it rounds.
+        here = datetime.fromtimestamp(floor(now) + 1, ZoneInfo(self.timezone))
         return float(croniter(self.cron, here).get_prev())
 
     def following(self, now: float) -> float:
         """The next moment after now."""
-        here = datetime.fromtimestamp(now, ZoneInfo(self.timezone))
+        here = datetime.fromtimestamp(floor(now), ZoneInfo(self.timezone))
         return float(croniter(self.cron, here).get_next())
+
+
+def _is_cron(text: str) -> bool:
+    """Whether an expression has five fields, and moments that are the same whoever asks."""
+    if len(text.split()) != 5 or _DRAWN.search(text) or not croniter.is_valid(text):
+        return False
+    try:
+        croniter(text, datetime.now(UTC)).get_next()
+    except CroniterBadDateError:
+        return False  # the 30th of February
+    return True
 
 
 class Schedules:
@@ -68,7 +85,7 @@ class Schedules:
         Raises:
             UsageError: the name, the cron expression or the time zone is none.
         """
-        if not croniter.is_valid(cron) or len(cron.split()) != 5:
+        if not _is_cron(cron):
             raise UsageError(
                 f"not a cron expression: `{cron}`",
                 do="Give minute, hour, day, month and weekday, such as `0 1 * * *`",
@@ -79,7 +96,9 @@ class Schedules:
             raise UsageError(
                 f"no such time zone: `{timezone}`", do="Use a name such as `Europe/Berlin`"
             ) from error
-        made = Schedule(checked_name(name), cron, timezone, dict(request), False, time.time())
+        if len(checked_name(name)) > LONGEST_NAME:
+            raise UsageError(f"not a name: `{name}`", do=f"Use up to {LONGEST_NAME} characters")
+        made = Schedule(name, cron, timezone, dict(request), False, time.time())
         with self._jobs.engine.begin() as connection:
             connection.execute(sa.delete(schedules).where(schedules.c.name == name))
             values = {field: getattr(made, field) for field in Schedule.__slots__}
@@ -125,14 +144,17 @@ class Schedules:
         moment = time.time() if now is None else now
         begun = []
         for one in self.all():
-            due = one.due(moment)
-            if one.paused or due <= one.last:
-                continue
             try:
+                if one.paused or (due := one.due(moment)) <= one.last:
+                    continue
                 self._begin(one, due)
                 begun.append(one.name)
             except StenoError as error:
                 event("schedule_failed", logging.ERROR, schedule=one.name, **error.record())
+            except (ValueError, KeyError, TypeError) as error:
+                # Set by another version, or on a machine that knows more time zones.
+                what = f"{type(error).__name__}: {error}"
+                event("schedule_failed", logging.ERROR, schedule=one.name, message=what)
         return begun
 
     def _begin(self, one: Schedule, due: float) -> None:

@@ -93,15 +93,15 @@ class Supervisor:
         """Work.
 
         Args:
-            once: end when everything that is there has been done.
+            once: end when everything that is there has been done, as far as this supervisor can.
 
         Returns:
-            errors of the models that could not be loaded, which ends `once` too.
+            errors of the models that could not be loaded.
         """
         try:
             while not self.stopping():
                 left = self._tick()
-                if once and (self._failures or not left):
+                if once and not left:
                     break
                 busy = self.brisk or self.pool.children or left
                 time.sleep(TICK_SECONDS if busy else IDLE_SECONDS)
@@ -133,13 +133,17 @@ class Supervisor:
             if self.bucket and self._is_due("tidy", TIDY_SECONDS):
                 tidy(self.jobs, self.bucket)
                 finish_batches(self.jobs, self.bucket)
-            if self._is_due("count", 0.0):
+            counted = self._is_due("count", 0.0)
+            if counted:
                 begun = time.monotonic()
                 self._counts = self.jobs.counts()
                 self._put_off("count", LEAST_SHARE * (time.monotonic() - begun))
             self.pool.tick(self._counts)
+            for child in self.pool.children:
+                if child.ready:
+                    self._failures.pop(child.kind.group, None)
             self._tell()
-            return bool(self._young) or self._has_work()
+            return bool(self._young) or not counted or self._has_work()
         except StenoError as error:  # of the storage; jobs report their own
             event("trouble", logging.WARNING, **error.record())
             self._put_off("look", LOOK_SECONDS)
@@ -149,9 +153,9 @@ class Supervisor:
             return True
 
     def _has_work(self) -> bool:
-        if self.bucket is None:
-            return any(self._counts.values())
-        return self.jobs.has_active(self.bucket.url, self.batch)
+        if self.pool.unfinished(self._counts) <= self._failures.keys():
+            return False  # what is left, if anything, is for others
+        return self.bucket is None or self.jobs.has_active(self.bucket.url, self.batch)
 
     def _sweep(self) -> None:
         for worker in self._janitor.sweep(self.pool.ids()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +15,12 @@ from dbos import WorkflowStatus
 
 from stenopool.bucket import Bucket, Key, Stamp
 from stenopool.decoding.options import Options
-from stenopool.errors import StenoError, UsageError
+from stenopool.engines import DEVICES
+from stenopool.errors import InputError, OutputError, StenoError, UsageError
+from stenopool.models.catalogue import entry, shown
 from stenopool.pipeline import keys
 from stenopool.pipeline.events import event
-from stenopool.pipeline.job import COMMIT, Group, Job, changes, generation_of, numbered
+from stenopool.pipeline.job import ANY_DEVICE, COMMIT, Group, Job, changes, generation_of, numbered
 from stenopool.pipeline.jobs import Jobs, state_of
 from stenopool.writers import check_format
 
@@ -201,14 +205,21 @@ class Watcher:
         return replace(job, group=group, formats=formats, options=options)
 
     def _said(self, sidecar: Key) -> dict[str, Any] | UsageError:
-        stamp = self._stamp_of(sidecar)
-        if stamp is None:
-            return {}
-        known = self._sidecars.get(sidecar)
-        if known and known[0] == stamp:
-            return known[1]
         try:
-            said: dict[str, Any] | UsageError = parsed_sidecar(self._bucket.read(sidecar) or b"")
+            stamp = self._stamp_of(sidecar)
+            if stamp is None:
+                return {}
+            known = self._sidecars.get(sidecar)
+            if known and known[0] == stamp:
+                return known[1]
+            document = self._bucket.read(sidecar)
+        except (InputError, OutputError) as error:
+            # A link, or one that may not be read: the concern of its recordings, and of no other.
+            return {} if _is_too_long(error) else UsageError(error.what, do=error.do)
+        if document is None:
+            return {}
+        try:
+            said: dict[str, Any] | UsageError = parsed_sidecar(document)
         except UsageError as error:
             said = UsageError(f"`{sidecar}`: {error.what}", do=error.do)
         if len(self._sidecars) >= PAGE:
@@ -232,6 +243,12 @@ class Watcher:
             self.refused[key] = error
 
 
+def _is_too_long(error: StenoError) -> bool:
+    """Whether the file system can hold no file of this name."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG
+
+
 def parsed_sidecar(document: bytes) -> dict[str, Any]:
     """What a sidecar says, checked.
 
@@ -248,6 +265,11 @@ def parsed_sidecar(document: bytes) -> dict[str, Any]:
     for name in ("model", "device"):
         if not isinstance(data.get(name, ""), str):
             raise UsageError(f"`{name}` is not text", do="Give a name")
+    # No worker could be started for them, so no job would ever say what is wrong.
+    if os.sep not in (model := said.get("model", os.sep)):
+        entry(model)
+    if (device := said.get("device", ANY_DEVICE)) not in (ANY_DEVICE, *DEVICES):
+        raise UsageError(f"no such device: `{shown(device)}`", do="Use `auto`, `cpu` or `cuda`")
     if "formats" in said:
         formats = said["formats"]
         if not isinstance(formats, list) or not all(isinstance(one, str) for one in formats):
