@@ -63,9 +63,14 @@ def _settings() -> Iterator[str]:
     yield "| variable | default | |"
     yield "|---|---|---|"
     for name, field in Settings.model_fields.items():
-        default = "the user's cache folder" if name == "models_dir" else f"`{field.default}`"
         text = re.sub(r"\s+", " ", field.description or "")
-        yield f"| `STENO_{name.upper()}` | {default} | {text} |"
+        yield f"| `STENO_{name.upper()}` | {_default(field.default)} | {text} |"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, Path):
+        return "the user's cache folder"  # another one on each machine
+    return "" if value == "" else f"`{value}`"
 
 
 if __name__ == "__main__":

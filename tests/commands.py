@@ -7,10 +7,11 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +56,16 @@ class Steno:
     def __call__(
         self, *arguments: str | Path, settings: Mapping[str, str] | None = None, cwd: Path = Path()
     ) -> Ran:
-        return ran([*STENO, *map(str, arguments)], self.environment(settings), cwd)
+        return ran([*self.command, *map(str, arguments)], self.environment(settings), cwd)
+
+    @property
+    def command(self) -> Sequence[str]:
+        return STENO
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
         """A command that is at work; its output can be read."""
         return subprocess.Popen(
-            [*STENO, *map(str, arguments)],
+            [*self.command, *map(str, arguments)],
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,8 +91,13 @@ class InProcess:
 
     def __call__(self, *arguments: str | Path) -> Ran:
         self.monkeypatch.setattr(sys, "argv", ["steno", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            main()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with pytest.raises(SystemExit) as exit:
+                main()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         out, err = self.capture.readouterr()
         return Ran(int(exit.value.code or 0), out, err.decode("utf-8"))
 
@@ -121,9 +131,9 @@ def words(text: str) -> list[str]:
 
 
 def tree(folder: Path) -> list[str]:
-    """All files below a folder, except the lock of a bucket."""
+    """All files below a folder, except the lock and the database of a bucket."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in found if name != ".stenopool.lock")
+    return sorted(name for name in found if not name.startswith(".stenopool"))
 
 
 @contextmanager
@@ -144,7 +154,7 @@ def on_a_terminal(steno: Steno, *arguments: str | Path, stdout_too: bool, **more
     ours, theirs = pty.openpty()
     environment = steno.environment({"TERM": "xterm", "COLUMNS": "100", **more})
     process = subprocess.Popen(
-        [*STENO, *map(str, arguments)],
+        [*steno.command, *map(str, arguments)],
         env=environment,
         stdout=theirs if stdout_too else subprocess.PIPE,
         stderr=theirs,

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from commands import InProcess, Steno, load
 from stenopool.models import Store
 
 if TYPE_CHECKING:
+    from pipelines import Postgres, ScriptedSteno, Stage
     from stenopool import Transcriber
 
 ROOT = Path(__file__).parent.parent
@@ -82,3 +84,62 @@ def here(
     run = InProcess(monkeypatch, capfdbinary)
     run.use(transcriber)
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL server."""
+    from pipelines import postgres_server
+
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    yield server.url
+    server.clear()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """An empty bucket and its SQLite database."""
+    from pipelines import Stage, opened
+
+    (tmp_path / "bucket" / "input").mkdir(parents=True)
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    with opened(url) as jobs:
+        yield Stage(tmp_path / "bucket", url, jobs)
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> ScriptedSteno:
+    """The command as its own process, with scripted workers; see `scripted_worker`."""
+    from pipelines import ScriptedSteno
+
+    return ScriptedSteno({}, tmp_path)
+
+
+@pytest.fixture
+def within(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> Iterator[InProcess]:
+    """The command in this process, with scripted workers."""
+    from pipelines import ScriptedSteno
+    from stenopool.pipeline import supervisor
+    from stenopool.settings import settings
+
+    command = ScriptedSteno({}, tmp_path).worker
+    made = partial(supervisor.Supervisor, command=command)
+    monkeypatch.setattr(supervisor, "Supervisor", made)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
+    settings.cache_clear()
+    yield InProcess(monkeypatch, capfdbinary)
+    settings.cache_clear()

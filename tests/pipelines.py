@@ -33,7 +33,7 @@ RATE = 8_000  # of the sounds: they are there to be counted, not to be heard
 LONG_AGO = 60.0  # seconds; what is so old is complete
 SCRIPTED = Group("scripted")
 NOWHERE = Stamp(1, 1, "1")
-PATIENCE = 45.0  # seconds that a test waits at most for what takes two
+PATIENCE = 90.0  # seconds that a test waits at most for what takes two
 
 
 class Event(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from buckets import S3Server, s3_server
-from stenopool.bucket import Bucket, Key, open_bucket
+from stenopool.bucket import Bucket, FolderBucket, Key, open_bucket
+from stenopool.bucket.objects import PIECE
 from stenopool.errors import InputChanged, InputNotFound, UsageError
 
 
@@ -118,6 +121,7 @@ def test_keys_that_could_leave_the_bucket_are_refused(bucket: Bucket, key: Key) 
         lambda: bucket.read(key),
         lambda: bucket.create(key, "x"),
         lambda: bucket.write(key, "x"),
+        lambda: bucket.put_file(key, Path(__file__)),
         lambda: bucket.move(key, "b"),
         lambda: bucket.move("b", key),
         lambda: bucket.delete(key),
@@ -160,6 +164,43 @@ def at_once(act: Callable[[str], bool], names: str) -> dict[str, bool]:
 
     with ThreadPoolExecutor(len(names)) as pool:
         return dict(zip(names, pool.map(run, names), strict=True))
+
+
+@pytest.mark.parametrize("size", [0, 3, 2 * PIECE + 1])
+def test_put_file_is_read_back_and_stays_where_it_was(
+    bucket: Bucket, tmp_path_factory: pytest.TempPathFactory, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("elsewhere") / "file"
+    content = os.urandom(size)
+    path.write_bytes(content)
+    bucket.write("input/a/b", "older")
+    bucket.put_file("input/a/b", path)
+    assert bucket.read("input/a/b") == path.read_bytes() == content
+    assert list(bucket.keys("input")) == ["input/a/b"]
+
+
+def test_put_file_takes_little_memory(
+    bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("elsewhere") / "file"
+    with path.open("wb") as file:
+        file.truncate(16 * PIECE)
+    tracemalloc.start()
+    try:
+        bucket.put_file("a", path)
+        if isinstance(bucket, FolderBucket):  # the store of the tests is in this process too
+            assert tracemalloc.get_traced_memory()[1] < PIECE
+    finally:
+        tracemalloc.stop()
+    stamp = bucket.stamp("a")
+    assert stamp is not None
+    assert stamp.size == 16 * PIECE
+
+
+def test_file_that_is_missing_is_not_put(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        bucket.put_file("a/b", tmp_path / "missing")
+    assert bucket.stamp("a/b") is None
 
 
 def test_move_replaces(bucket: Bucket) -> None:

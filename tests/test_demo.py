@@ -10,15 +10,11 @@ import av
 import pytest
 from rich.console import Console
 
-from commands import OPENING, load, samples, tree
+from commands import OPENING, Steno, load, samples, tree
 from sounds import write_wav
-from stenopool import Transcriber
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.media import Recording
-from stenopool.bucket import Bucket
-from stenopool.cli.run import _data
 from stenopool.errors import InputError
-from stenopool.pipeline import FileResult, run_once
 
 SECONDS = 4.0
 GOOD = ["my talks/tale.flac", "tale.mp3", "tale.mp4", "tale.wav"]
@@ -71,33 +67,15 @@ def test_broken_recording_cannot_be_read(bucket: Path) -> None:
         list(recording)
 
 
-class Results:
-    def __init__(self) -> None:
-        self.all: list[FileResult] = []
-
-    def found(self, key: str) -> None:
-        pass
-
-    def progress(self, key: str, done_seconds: float, total_seconds: float | None) -> None:
-        pass
-
-    def finished(self, result: FileResult) -> None:
-        self.all.append(result)
-
-
 def test_results_are_shown(
-    demo: ModuleType, bucket: Path, transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
+    demo: ModuleType, bucket: Path, steno: Steno, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = Results()
-    run_once(
-        Bucket.open(str(bucket)),
-        lambda path, progress: transcriber.transcribe(path, progress=progress),
-        ("txt",),
-        results,
-    )
+    ran = steno("run", "--bucket", bucket, "--once", "--json", "--model", "tiny.en")
+    results = [line for line in ran.lines if "key" in line]
+    assert [one["key"] for one in results if one["state"] != "done"] == [f"input/{BROKEN}"]
     monkeypatch.setattr(demo, "BUCKET", bucket)
     screen = io.StringIO()
-    demo.show(Console(file=screen, width=200), [_data(one) for one in results.all])
+    demo.show(Console(file=screen, width=200), results)
     shown = screen.getvalue()
     assert shown.lower().count(OPENING.lower()) == len(GOOD)
     assert f"input/{BROKEN} could not be transcribed" in shown

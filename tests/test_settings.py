@@ -38,6 +38,12 @@ def test_defaults_need_no_environment() -> None:
         ("offline", "false", False),
         ("threads", "3", 3),
         ("max_hours", "0.5", 0.5),
+        ("database", "postgresql://me@host/name", "postgresql://me@host/name"),
+        ("idle_seconds", "0", 0.0),
+        ("stall_seconds", "1", 1.0),
+        ("worker_memory_gb", "1.5", 1.5),
+        ("price_per_hour", "0.25", 0.25),
+        ("history_days", "7", 7.0),
     ],
 )
 def test_environment_sets_each_attribute(
@@ -64,6 +70,11 @@ def test_variables_without_the_prefix_are_not_ours(monkeypatch: pytest.MonkeyPat
         ("STENO_MAX_HOURS", "nan"),
         ("STENO_MAX_HOURS", "inf"),
         ("STENO_OFFLINE", "perhaps"),
+        ("STENO_IDLE_SECONDS", "-1"),
+        ("STENO_STALL_SECONDS", "0"),
+        ("STENO_WORKER_MEMORY_GB", "inf"),
+        ("STENO_PRICE_PER_HOUR", "-0.1"),
+        ("STENO_HISTORY_DAYS", "0"),
     ],
 )
 def test_bad_value_is_an_error_that_names_the_setting(

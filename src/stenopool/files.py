@@ -114,9 +114,7 @@ def _refuse_what_is_not_a_file(path: Path) -> None:
         raise OSError(errno.EINVAL, "it is a device, a pipe or a socket")
 
 
-def _write_and_replace(
-    temporary: Path, path: Path, write: Callable[[IO[bytes]], object]
-) -> None:
+def _write_and_replace(temporary: Path, path: Path, write: Callable[[IO[bytes]], object]) -> None:
     # 0o666 lets the user's umask decide, as for any file; `tempfile` would make it private.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

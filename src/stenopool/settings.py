@@ -59,6 +59,13 @@ class Settings(BaseSettings):
     history_days: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     """Jobs that ended longer ago are forgotten; their documents stay."""
 
+    webhook_secret: str = ""
+    """What webhooks are signed with: `whsec_` and base64 of 24 to 64 bytes; several, separated by
+    spaces, while they are exchanged. Without one no job can have a webhook."""
+
+    allow_private_urls: bool = False
+    """Let jobs be fetched from, and webhooks be sent to, addresses of the internal network too."""
+
     max_hours: float = Field(default=48.0, gt=0, allow_inf_nan=False)
     """Recordings that decode to more are refused, so that a small file cannot run for ever."""
 

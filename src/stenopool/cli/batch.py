@@ -16,6 +16,7 @@ from stenopool.cli.run import (
     Database,
     JsonLogs,
     WorkerCount,
+    check_request,
     limits,
     model_name,
     open_jobs,
@@ -76,10 +77,12 @@ def submit_batch(
             "what runs the children has a clock of its own",
             do="Let it run `steno batch submit --outside` without `--schedule`",
         )
+    group = Group(model_name(model), engine, device)
+    check_request(group.model, options)
     opened = open_bucket(bucket)
     opened.prepare()
     jobs, _ = open_jobs(database, opened.url)
-    defaults = Defaults.of(Group(model_name(model), engine, device), format or FORMATS, options)
+    defaults = Defaults.of(group, format or FORMATS, options)
     if schedule:
         _schedule(jobs, name, schedule, timezone, opened.url, children, defaults)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -76,6 +77,7 @@ def run(
     if json_lines:
         open_stdout()  # here, not after an hour of work
     group = Group(model_name(model), engine, device)
+    check_request(group.model, options)
     patience = ONCE_PATIENCE if once else 86_400.0
     defaults = Defaults.of(group, format or FORMATS, options, patience)
     opened = open_bucket(bucket)
@@ -196,6 +198,7 @@ def supervise(
     """Run a supervisor until it is told to stop; gives the highest exit status of all errors."""
     from stenopool.pipeline.events import show_events
     from stenopool.pipeline.supervisor import Supervisor
+    from stenopool.settings import settings
 
     if log_json:
         show_events()
@@ -204,7 +207,8 @@ def supervise(
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     with ProgressBar(quiet=quiet or log_json) as bar:
         talk = Talk(bar, quiet=quiet or log_json, json_lines=json_lines)
-        supervisor = Supervisor(jobs, database, limits, talk, stopping=stop.is_set, **more)
+        given = {"history_days": settings().history_days, **more}
+        supervisor = Supervisor(jobs, database, limits, talk, stopping=stop.is_set, **given)
         failures = supervisor.run(once=once)
         talk.refused(supervisor)
         if once and not quiet:
@@ -296,13 +300,38 @@ def _lines(job: JobView) -> list[str]:
 
 def _data(job: JobView) -> dict[str, object]:
     from stenopool.pipeline.keys import output_key
+    from stenopool.settings import settings
 
     outputs = [output_key(job.job.key, name) for name in job.job.formats]
-    return {**job.to_dict(), "outputs": outputs if job.state == "done" else []}
+    data = job.to_dict(settings().price_per_hour)
+    return {**data, "outputs": outputs if job.state == "done" else []}
 
 
 def model_name(model: str) -> str:
     """The name of a model; a folder's whole path: workers run elsewhere."""
     from pathlib import Path
 
-    return str(Path(model).absolute()) if Path(model).is_dir() else model
+    from stenopool.models.catalogue import ALIASES, CATALOGUE
+
+    is_name = model in CATALOGUE or model in ALIASES  # as for the store: they win over folders
+    return str(Path(model).absolute()) if not is_name and Path(model).is_dir() else model
+
+
+def check_request(model: str, options: Options) -> None:
+    """Refuse at once what would else fail for each recording.
+
+    Raises:
+        UnknownName, UnsupportedOption: there is no such model, or it cannot honour the options.
+    """
+    from stenopool.models.catalogue import entry
+
+    if os.sep in model:
+        return
+    known = entry(model)
+    options.resolved(
+        algorithm=known.algorithm,
+        chunk_seconds=known.chunk_seconds,
+        multilingual=known.multilingual,
+        beam_size=1,
+        batch_size=1,
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from stenopool.bucket import Bucket
     from stenopool.service.access import Access
 
+USUAL_MODEL = "base"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 keys = typer.Typer(help="API keys of `steno serve`.", no_args_is_help=True)
@@ -34,7 +38,7 @@ def serve(
     bucket: ServedBucket = "",
     database: Database = "",
     workers: WorkerCount = 1,
-    model: ModelName = "base",
+    model: ModelName = USUAL_MODEL,
     engine: EngineName = "auto",
     device: DeviceName = "auto",
     threads: Threads = 0,
@@ -47,6 +51,10 @@ def serve(
     origin: Annotated[
         list[str] | None, typer.Option("--cors-origin", help="Repeatable; pages that may call.")
     ] = None,
+    sagemaker: Annotated[
+        bool,
+        typer.Option("--sagemaker", help="In SageMaker: only /ping and /invocations, no keys."),
+    ] = False,
     log_json: JsonLogs = False,
 ) -> None:
     """Serve OpenAI-compatible endpoints.
@@ -57,6 +65,7 @@ def serve(
         import uvicorn
 
         from stenopool.service.app import Serving, create_app
+        from stenopool.service.wire import BoundedHttp, Server
     except ImportError as error:
         raise EngineMissing(
             f"the server's packages are not installed: {error.name}",
@@ -69,28 +78,42 @@ def serve(
 
     opened = _bucket(bucket)
     jobs, url = open_jobs(database, opened.url)
-    if host not in LOOPBACK and Access(jobs.engine).is_open():
+    if host not in LOOPBACK and not sagemaker and Access(jobs.engine).is_open():
         raise UsageError(
             f"without keys the server must not listen on `{host}`",
             do="Make one with `steno keys create`, or listen on 127.0.0.1",
         )
     if log_json:
         show_events()
+    most = limits(workers, threads, device=device)
     app = create_app(
         Serving(
             jobs,
             url,
-            Group(model_name(model), engine, device),
+            Group(_model(model, sagemaker=sagemaker), engine, device),
             opened,
-            limits(workers, threads, device=device),
+            replace(most, idle_seconds=inf) if sagemaker else most,
             most_bytes=most_megabytes << 20,
             waiting=waiting,
             origins=tuple(origin or ()),
+            sagemaker=sagemaker,
             duties=[Schedules(jobs).tick],
         )
     )
     say(f"serving on http://{host}:{port}, documentation on /docs")
-    uvicorn.run(app, host=host, port=port, log_config=None, timeout_graceful_shutdown=60)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=BoundedHttp,
+        log_config=None,
+        timeout_graceful_shutdown=60,
+    )
+    server = Server(config, app)
+    with suppress(KeyboardInterrupt, SystemExit):  # of uvicorn: it has said why
+        server.run()
+    if not server.started:
+        raise UsageError(f"cannot serve on `{host}:{port}`", do="Choose another `--port`")
 
 
 @keys.command()
@@ -151,6 +174,16 @@ def revoke(
     """Let a key open nothing any more."""
     _access(database, bucket).revoke(key)
     say(f"revoked: {key}")
+
+
+def _model(name: str, *, sagemaker: bool) -> str:
+    """The model to serve: in SageMaker the one in its folder, if there is one."""
+    from stenopool.service.functions import model_dir
+
+    folder = model_dir()
+    if sagemaker and name == USUAL_MODEL and (folder / "config.json").is_file():
+        return str(folder)
+    return model_name(name)
 
 
 def _access(database: str, bucket: str) -> Access:

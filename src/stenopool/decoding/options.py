@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from math import inf
+from math import inf, nan
 from numbers import Integral, Real
 from typing import Self
 
@@ -187,10 +187,17 @@ def _within(name: str, value: object, low: float, high: float) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "a whole number" if name in _WHOLE else "a number"
         raise UsageError(f"`{name}` is `{value}`, not {wanted}", do=f"Give {low:g} to {high:g}")
-    if not low <= float(value) <= high:
+    if not low <= _number(value) <= high:
         raise UsageError(
             f"`{name}` is {value}, outside {low:g} to {high:g}", do="Give a value in that range"
         )
+
+
+def _number(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return nan  # within no bounds
 
 
 def _temperatures(given: object) -> tuple[float, ...]:

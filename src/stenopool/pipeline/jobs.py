@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args
@@ -313,7 +313,8 @@ class Jobs:
         Args:
             also: what to do with the new id in the same transaction.
         """
-        renewed = Job.from_dict({**job.to_dict(), "stamp": stamp})
+        # For all workers: those of a batch's child have gone with it.
+        renewed = replace(job, stamp=stamp, outside=False)
         last = self.latest(renewed.digest)
         number = generation_of(last.workflow_id) + 1 if last else 1
         job_id = numbered(renewed.digest, number)

@@ -32,6 +32,7 @@ PARENT_SECONDS = 4.0  # for the parent of a process to release what it held
 BLIND_SECONDS = 15.0  # a watcher that has not looked for so long may not judge
 
 CRASHES = 2  # that prove a recording guilty: one in company, one alone
+SUSPICIOUS = 3  # losses of whole machines, after which a recording is tried alone
 LOSSES = 10  # the same for processes that somebody else may have killed
 
 Death: TypeAlias = Literal["crashed", "stalled", "memory", "lost"]
@@ -221,7 +222,7 @@ def _blamed(jobs: Jobs, row: WorkflowStatus, death: Death, *, known: bool) -> st
     if count >= (LOSSES if death == "lost" else CRASHES):
         changed["verdict"] = {"death": death, "message": _MESSAGES[death].format(count=count)}
     jobs.client.update_workflow_attributes(row.workflow_id, changed, merge=True)
-    return _lonely(jobs, row) if known or count > 1 else row.queue_name or ""
+    return _lonely(jobs, row) if known or count > SUSPICIOUS else row.queue_name or ""
 
 
 def _lonely(jobs: Jobs, row: WorkflowStatus) -> str:

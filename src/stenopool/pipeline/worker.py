@@ -6,6 +6,7 @@ its parent does. SIGTERM lets it finish the windows that are being read and end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -27,11 +28,12 @@ from stenopool.pipeline.database import configuration, open_database
 from stenopool.pipeline.desk import Answerer, Desk
 from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group
 from stenopool.pipeline.jobs import FILES_AT_ONCE, SPANS_AT_ONCE, Jobs
-from stenopool.pipeline.liveness import BEAT_SECONDS, Register
+from stenopool.pipeline.liveness import BEAT_SECONDS, Register, release
 from stenopool.pipeline.recording import Listener
 from stenopool.pipeline.streams import Speaker, Streams
 
 STALLED, FENCED = 86, 87  # exit statuses
+LEAVE_SECONDS = 5.0
 DRAIN_SECONDS = 20.0
 NOTE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
@@ -141,9 +143,18 @@ class Worker:
             for line in stdin:
                 said = json.loads(line)
                 (self._streams if "live" in said else self._desk).take(said)
-            os._exit(0)
+            self._leave()
 
         threading.Thread(target=take, name="parent", daemon=True).start()
+
+    def _leave(self) -> None:
+        """The parent has gone: hand back what is in hand, so that nobody thinks it was killed by
+        that, and end."""
+        threading.Timer(LEAVE_SECONDS, os._exit, (0,)).start()  # the database may be gone as well
+        with contextlib.suppress(Exception):
+            release(self._jobs, self.id, None, ())
+            self._register.remove(self.id)
+        os._exit(0)
 
     def _drained(self) -> int:
         """Let windows that are being read be kept; everything else is for the next worker."""

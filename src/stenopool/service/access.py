@@ -22,6 +22,7 @@ from stenopool.pipeline.database import keys, usage
 
 SCOPES = ("transcribe", "jobs", "realtime", "metrics")
 PREFIX = "steno-"
+AMAZON = "AWS4-HMAC-SHA256"
 KNOWN_SECONDS = 5.0  # a revoked key is known for so long
 DAY = 86_400.0
 
@@ -187,21 +188,31 @@ class Access:
             raise OverQuota("this key has used up its audio of today", do="Wait until tomorrow")
 
     def _add(self, key: str, seconds: float) -> None:
-        mine = sa.and_(usage.c.key == key, usage.c.day == _today())
-        more = sa.update(usage).where(mine).values(seconds=usage.c.seconds + seconds)
         with self._engine.begin() as connection:
-            if connection.execute(more).rowcount == 0:
-                row = {"key": key, "day": _today(), "seconds": seconds}
-                connection.execute(sa.insert(usage).values(row))
+            note_usage(connection, key, seconds)
+
+
+def note_usage(connection: sa.Connection, key: str, seconds: float) -> None:
+    """Note that audio was transcribed for the owner of a key."""
+    mine = sa.and_(usage.c.key == key, usage.c.day == _today())
+    more = sa.update(usage).where(mine).values(seconds=usage.c.seconds + seconds)
+    if connection.execute(more).rowcount == 0:
+        row = {"key": key, "day": _today(), "seconds": seconds}
+        connection.execute(sa.insert(usage).values(row))
 
 
 def caller(scope: str) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
-    """A dependency: who asks, if they have a key with this scope."""
+    """A dependency: who asks, if they have a key with this scope.
+
+    With `guard.Door` they were asked before the body was read.
+    """
 
     async def admitted(request: Request) -> Caller:
+        known: Caller | None = getattr(request.state, "caller", None)
         access: Access = request.app.state.access
-        return await access.admit(request, scope)
+        return known or await access.admit(request, scope)
 
+    admitted.scope = scope  # type: ignore[attr-defined]
     return admitted
 
 
@@ -209,6 +220,8 @@ def _secret(connection: HTTPConnection) -> str:
     kind, _, secret = connection.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return secret.strip()
+    if kind == AMAZON:  # AWS's clients: the key is their access key, the signature is not looked at
+        return secret.partition("Credential=")[2].partition("/")[0]
     if isinstance(connection, WebSocket):  # browsers cannot set headers there
         for one in connection.headers.get("sec-websocket-protocol", "").split(","):
             if one.strip().startswith("openai-insecure-api-key."):

@@ -40,7 +40,7 @@ def verbose(transcript: Transcript, granularities: Sequence[str]) -> dict[str, A
     """`verbose_json`: segments, and words where they are wanted."""
     data: dict[str, Any] = {
         "task": transcript.task,
-        "language": LANGUAGES.get(transcript.language, transcript.language),
+        "language": language_of(transcript),
         "duration": transcript.duration,
         "text": transcript.text,
     }
@@ -52,6 +52,12 @@ def verbose(transcript: Transcript, granularities: Sequence[str]) -> dict[str, A
             {"word": one.word.strip(), "start": one.start, "end": one.end} for one in words
         ]
     return {**data, "usage": usage(transcript), "flags": list(transcript.flags)}
+
+
+def language_of(transcript: Transcript) -> str:
+    """The English name of the language that the text is in."""
+    code = "en" if transcript.task == "translate" else transcript.language
+    return LANGUAGES.get(code, code)
 
 
 def usage(transcript: Transcript) -> dict[str, Any]:

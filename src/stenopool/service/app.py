@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stenopool import __version__
 from stenopool.bucket import Bucket
 from stenopool.errors import StenoError
-from stenopool.pipeline.events import event
 from stenopool.pipeline.job import Group
 from stenopool.pipeline.jobs import Jobs, JobView
 from stenopool.pipeline.pool import COMMAND, Limits
 from stenopool.pipeline.supervisor import Supervisor
-from stenopool.service import openai, problems, realtime
+from stenopool.service import jobs, openai, operation, problems, realtime, sagemaker
 from stenopool.service.access import Access
 from stenopool.service.engines import Engines
-from stenopool.service.uploads import TooLarge, Uploads
+from stenopool.service.guard import PATIENCE_SECONDS, Guard
+from stenopool.service.metrics import Metrics
+from stenopool.service.uploads import Uploads
 
 DESCRIPTION = "Recordings become transcripts that can be trusted, on your own machine."
 
@@ -41,8 +39,10 @@ class Serving:
         bucket: where the recordings of jobs are put.
         limits: of the worker processes.
         most_bytes: of one upload.
+        patience_seconds: until the next bytes of a body have come.
         waiting: requests that may wait.
         origins: web pages that may call the server.
+        sagemaker: nothing is served but SageMaker's contract, without keys.
         command: of a worker process.
     """
 
@@ -52,26 +52,34 @@ class Serving:
     bucket: Bucket
     limits: Limits
     most_bytes: int = 4 << 30
+    patience_seconds: float = PATIENCE_SECONDS
     waiting: int = 200
     origins: Sequence[str] = ()
+    sagemaker: bool = False
     command: Sequence[str] = COMMAND
     duties: Sequence[Callable[[], object]] = ()
 
 
 def create_app(serving: Serving) -> FastAPI:
     """The application."""
+    jobs.check_settings()
     app = FastAPI(
-        title="Stenopool", version=__version__, description=DESCRIPTION, lifespan=_lifespan(serving)
+        title="Stenopool",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan(serving),
+        openapi_url=None if serving.sagemaker else "/openapi.json",
     )
     for kind, handler in (
         (StenoError, problems.on_steno_error),
         (HTTPException, problems.on_http_error),
         (RequestValidationError, problems.on_invalid),
+        (Exception, problems.on_defect),
     ):
         app.add_exception_handler(kind, handler)
-    app.include_router(openai.router)
-    app.include_router(realtime.router)
-    app.add_middleware(_Guard, most_bytes=serving.most_bytes)
+    for router in _routers(serving):
+        app.include_router(router)
+    app.add_middleware(Guard, most_bytes=serving.most_bytes, patience=serving.patience_seconds)
     if serving.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -79,8 +87,22 @@ def create_app(serving: Serving) -> FastAPI:
             allow_methods=["*"],
             allow_headers=["*"],
         )
-    _operation(app)
     return app
+
+
+def _routers(serving: Serving) -> list[APIRouter]:
+    if serving.sagemaker:
+        return [operation.alive, sagemaker.container, sagemaker.endpoints]
+    return [
+        operation.alive,
+        operation.router,
+        openai.router,
+        jobs.router,
+        realtime.router,
+        sagemaker.container,
+        sagemaker.endpoints,
+        sagemaker.later,
+    ]
 
 
 def _lifespan(serving: Serving) -> Any:  # noqa: ANN401  a context manager of the framework
@@ -101,14 +123,20 @@ def _lifespan(serving: Serving) -> Any:  # noqa: ANN401  a context manager of th
         app.state.supervisor = supervisor
         app.state.engines = Engines(supervisor.pool, waiting=serving.waiting)
         supervisor.on_failure = app.state.engines.failed
-        app.state.access = Access(serving.jobs.engine)
+        everyone = sagemaker.Everyone()
+        app.state.access = everyone if serving.sagemaker else Access(serving.jobs.engine)
         app.state.uploads = Uploads(serving.most_bytes)
         app.state.default = serving.group
         app.state.serving = serving
+        app.state.metrics = Metrics(supervisor, app.state.engines)
         thread = threading.Thread(target=supervisor.run, name="supervisor", daemon=True)
         thread.start()
         try:
-            yield
+            async with AsyncExitStack() as stack:
+                if not serving.sagemaker:
+                    await stack.enter_async_context(jobs.at_work(app))
+                await stack.enter_async_context(sagemaker.at_work(app))
+                yield
         finally:
             stop.set()
             thread.join()
@@ -125,64 +153,3 @@ class _Silent:
 
     def ended(self, job: JobView) -> None:
         return
-
-
-def _operation(app: FastAPI) -> None:
-    @app.get("/healthz", tags=["Operation"])
-    async def healthz() -> dict[str, str]:
-        """Whether the server runs."""
-        return {"status": "ok"}
-
-
-class _Guard:
-    """Around all requests: an id for each, a limit for bodies, a line in the log. Never content."""
-
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
-        self._app = app
-        self._most = most_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = secrets.token_hex(8)
-        begun = time.monotonic()
-        status, taken = 0, 0
-
-        async def limited() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._most + SLACK:
-                raise TooLarge("the body is too large", do="Put large recordings into the bucket")
-            return message
-
-        async def named(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                ]
-            await send(message)
-
-        try:
-            await self._app(scope, limited, named)
-        except TooLarge as error:
-            if status:
-                raise
-            await problems.answer(error)(scope, receive, named)
-        finally:
-            event(
-                "request",
-                id=request_id,
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                seconds=round(time.monotonic() - begun, 3),
-                bytes=taken,
-            )
-
-
-SLACK = 1 << 20  # of a form, besides its file

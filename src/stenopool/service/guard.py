@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import tempfile
 import time
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import params
 from fastapi.routing import APIRoute
@@ -22,10 +20,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stenopool.errors import StenoError, UsageError
-from stenopool.files import output_error
 from stenopool.pipeline.events import event
 from stenopool.service import problems
-from stenopool.service.uploads import TooLarge
+from stenopool.service.uploads import TooLarge, kept
+
+T = TypeVar("T")
 
 SLACK = 1 << 20  # of a form, besides its file
 PATIENCE_SECONDS = 60.0  # for the next bytes of a body
@@ -49,9 +48,7 @@ class Guard:
         patience: seconds until the next bytes of a body have come.
     """
 
-    def __init__(
-        self, app: ASGIApp, most_bytes: int, patience: float = PATIENCE_SECONDS
-    ) -> None:
+    def __init__(self, app: ASGIApp, most_bytes: int, patience: float = PATIENCE_SECONDS) -> None:
         self._app = app
         self._most = most_bytes + SLACK
         self._patience = patience
@@ -70,6 +67,9 @@ class Guard:
             if reply.status:
                 raise
             await problems.answer(error)(scope, receive, reply.send)
+        except Exception:
+            reply.status = reply.status or 500  # which is said further out
+            raise
         finally:
             event(
                 "request",
@@ -142,43 +142,66 @@ class Door(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        scopes = [one.call.scope for one in self.dependant.dependencies if _admits(one.call)]
+        scopes = [_scope_of(one.call) for one in self.dependant.dependencies]
         field = self.body_field
         is_form = field is not None and isinstance(field.field_info, params.Form)
 
         async def guarded(request: Request) -> Response:
-            for scope in scopes:
+            for scope in filter(None, scopes):
                 request.state.caller = await request.app.state.access.admit(request, scope)
             if is_form:
-                await _form(request)
+                await read_form(request)
             elif field is not None:
-                request = Request(request.scope, _bounded(request.receive))
+                request = Request(request.scope, bounded(request.receive))
             return await handle(request)
 
         return guarded
 
 
-def _admits(call: Any) -> bool:  # noqa: ANN401  any callable is a dependency
-    return isinstance(getattr(call, "scope", None), str)
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """What the work gives; it is cancelled when the client goes, for whom alone it is done.
+
+    The body has been read before. The status that a client who has gone would get is nginx's 499.
+    """
+    doing = asyncio.ensure_future(work)
+    going = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((doing, going), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise HTTPException(499, "the client has gone")
+        return doing.result()
+    finally:
+        for one in (doing, going):
+            one.cancel()
+        await asyncio.gather(doing, going, return_exceptions=True)
 
 
-async def _form(request: Request) -> None:
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _scope_of(dependency: object) -> str:
+    return str(getattr(dependency, "scope", ""))
+
+
+async def read_form(request: Request) -> None:
     """Parse the form; the request keeps it."""
     try:
-        await request.form(
-            max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES
-        )
+        with kept():
+            await request.form(
+                max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES
+            )
     except (StenoError, HTTPException):
         raise
     except ClientDisconnect as error:
         raise HTTPException(400, "the client has gone") from error
-    except OSError as error:
-        raise output_error(Path(tempfile.gettempdir()), error) from error
     except Exception as error:  # whatever a parser stumbles on, the sender has written it
         raise HTTPException(400, "the body is not a form") from error
 
 
-def _bounded(receive: Receive) -> Receive:
+def bounded(receive: Receive) -> Receive:
+    """What gives a body of JSON, and no more than one can mean."""
     taken = 0
 
     async def next() -> Message:

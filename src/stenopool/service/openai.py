@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
@@ -16,13 +16,20 @@ from stenopool.errors import Defect, StenoError, UnknownName, UnsupportedOption
 from stenopool.models.catalogue import CATALOGUE
 from stenopool.pipeline.job import Group, changes
 from stenopool.service.access import Caller, caller
-from stenopool.service.answers import Format, document, logprob, usage
+from stenopool.service.answers import Format, document, logprob
+from stenopool.service.guard import Door, unless_gone
 from stenopool.service.problems import body, status_of
 from stenopool.transcript import Transcript, Word
 
-ALIASES = frozenset({"whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"})
+ALIASES = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+)
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=Door)
 
 Recording = Annotated[UploadFile, File(description="Any audio or video that FFmpeg reads.")]
 Model = Annotated[str, Form(description="A model's name; `whisper-1` is the server's default.")]
@@ -32,6 +39,47 @@ Temperature = Annotated[
     float, Form(ge=0, le=1, description="0 tries higher ones where the result looks wrong.")
 ]
 Stream = Annotated[bool, Form(description="Server-sent events, a segment each.")]
+Texts: TypeAlias = list[str] | None
+
+
+def newer(
+    keywords: Annotated[
+        Texts, Form(alias="keywords[]", description="Names and terms to listen for.")
+    ] = None,
+    languages: Annotated[
+        Texts, Form(alias="languages[]", description="One at most: it is `language`.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        Form(alias="chunking_strategy[threshold]", description="Of voice activity detection."),
+    ] = None,
+    padding: Annotated[int, Form(alias="chunking_strategy[prefix_padding_ms]")] = 0,
+    silence: Annotated[int, Form(alias="chunking_strategy[silence_duration_ms]")] = 0,
+    speakers: Annotated[Texts, Form(alias="known_speaker_names[]")] = None,
+) -> dict[str, Any]:
+    """Options by the names that OpenAI's newer models have for them.
+
+    Raises:
+        UnsupportedOption: nothing here corresponds to one.
+    """
+    refused = {
+        "languages[]": len(languages or ()) > 1,
+        "chunking_strategy[prefix_padding_ms]": padding,
+        "chunking_strategy[silence_duration_ms]": silence,
+        "known_speaker_names[]": speakers,
+    }
+    for name, given in refused.items():
+        if given:
+            raise UnsupportedOption(f"`{name}` cannot be honoured", do="Leave it out")
+    options: dict[str, Any] = {"hotwords": ", ".join(keywords or ())}
+    if languages:
+        options["language"] = languages[0]
+    if threshold is not None:
+        options["vad_threshold"] = threshold
+    return options
+
+
+Newer = Annotated[dict[str, Any], Depends(newer)]
 
 
 @router.post("/v1/audio/transcriptions")
@@ -39,6 +87,7 @@ async def transcriptions(
     request: Request,
     who: Annotated[Caller, Depends(caller("transcribe"))],
     file: Recording,
+    more: Newer,
     model: Model = "whisper-1",
     language: Annotated[str, Form(description="Code or English name; else detected.")] = "",
     prompt: Prompt = "",
@@ -51,10 +100,9 @@ async def transcriptions(
     stream: Stream = False,
 ) -> Response:
     """The text of a recording, in its own language."""
-    options = _options(language=language or "auto", prompt=prompt, temperature=temperature)
-    asked = _Asked(request, who, file, model, options)
-    form = _Form(response_format, granularities or [], bool(include))
-    return await asked.answer(form, stream=stream)
+    given = {**more, "language": language} if language else more
+    asked = _Asked(request, who, file, model, _options(prompt, temperature, given))
+    return await asked.answer(_Form(response_format, granularities or [], bool(include), stream))
 
 
 @router.post("/v1/audio/translations")
@@ -69,9 +117,9 @@ async def translations(
     stream: Stream = False,
 ) -> Response:
     """The text of a recording in English, whatever is spoken."""
-    options = _options(task="translate", prompt=prompt, temperature=temperature)
+    options = _options(prompt, temperature, {"task": "translate"})
     asked = _Asked(request, who, file, model, options)
-    return await asked.answer(_Form(response_format, [], logprobs=False), stream=stream)
+    return await asked.answer(_Form(response_format, stream=stream))
 
 
 @router.get("/v1/models")
@@ -79,7 +127,7 @@ async def models(
     request: Request, who: Annotated[Caller, Depends(caller("transcribe"))]
 ) -> dict[str, Any]:
     """The models that can be named."""
-    return {"object": "list", "data": [_model(name) for name in _names()]}
+    return {"object": "list", "data": [_model(name) for name in (*ALIASES, *_names())]}
 
 
 @router.get("/v1/models/{name}")
@@ -87,22 +135,43 @@ async def model(
     name: str, request: Request, who: Annotated[Caller, Depends(caller("transcribe"))]
 ) -> dict[str, Any]:
     """One of them."""
-    if name not in _names():
+    if name not in ALIASES and name not in _names():
         raise _no_model(name)
     return _model(name)
 
 
 class _Form:
-    """How an answer is to look."""
+    """How an answer is to look.
 
-    def __init__(self, format: Format, granularities: Sequence[str], logprobs: bool) -> None:
+    Raises:
+        UnsupportedOption: it cannot look so.
+    """
+
+    def __init__(
+        self,
+        format: Format,
+        granularities: Sequence[str] = (),
+        logprobs: bool = False,
+        stream: bool = False,
+    ) -> None:
         self.format = format
         self.granularities = granularities
         self.logprobs = logprobs
+        self.stream = stream
         if granularities and format != "verbose_json":
             raise UnsupportedOption(
                 f"`{format}` has no timestamps to choose",
                 do="Set `response_format` to `verbose_json`, or leave out the granularities",
+            )
+        if logprobs and format not in {"json", "verbose_json"}:
+            raise UnsupportedOption(
+                f"`{format}` has no place for log-probabilities",
+                do="Set `response_format` to `json`, or leave out `include`",
+            )
+        if stream and format not in {"json", "text"}:
+            raise UnsupportedOption(
+                f"`{format}` cannot be streamed",
+                do="Set `response_format` to `json`, or leave out `stream`",
             )
 
 
@@ -119,18 +188,21 @@ class _Asked:
         self._group = group_of(request, model)
         self._options = options
 
-    async def answer(self, form: _Form, *, stream: bool) -> Response:
+    async def answer(self, form: _Form) -> Response:
         """The response; the recording is kept until it is complete."""
         async with AsyncExitStack() as stack:
             path = await stack.enter_async_context(self._state.uploads.of_form(self._file))
-            said = self._state.engines.transcribe(
-                path, self._group, changes(self._options), self._who.id
+            said = self._noted(
+                self._state.engines.transcribe(
+                    path, self._group, changes(self._options), self._who.id
+                )
             )
-            if stream:
-                first = await anext(said)  # so that an error is an error status, not an event
-                events = _events(self._noted(_chained(first, said)), stack.pop_all(), form)
+            if form.stream:
+                # So far an error is an error's status; later it is an event.
+                first = await unless_gone(self._request, anext(said))
+                events = _events(_chained(first, said), stack.pop_all(), form)
                 return StreamingResponse(events, media_type="text/event-stream")
-            transcript = await _last(self._noted(said))
+            transcript = await unless_gone(self._request, _last(said))
         content, media = document(
             transcript, form.format, form.granularities, logprobs=form.logprobs
         )
@@ -170,10 +242,13 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "stenopool"}
 
 
-def _options(*, prompt: str, temperature: float, **given: str) -> Options:
+def _options(prompt: str, temperature: float, given: Mapping[str, Any]) -> Options:
     usual = Options()
     temperatures = (temperature,) if temperature else usual.temperatures
-    return Options.of(**given, initial_prompt=prompt, temperatures=temperatures)
+    try:
+        return Options.of(**given, initial_prompt=prompt, temperatures=temperatures)
+    except UnknownName as error:  # no language: but 404 would say that there is no such model
+        raise UnsupportedOption(error.what, do=error.do) from error
 
 
 async def _chained(
@@ -185,10 +260,12 @@ async def _chained(
 
 
 async def _last(said: AsyncIterator[dict[str, Any]]) -> Transcript:
-    async for one in said:
-        if "transcript" in one:
-            return Transcript.from_dict(one["transcript"])
-    raise Defect("a worker gave no transcript", do="Please report it")
+    found = None
+    async for one in said:  # to its end: it has something to clear away
+        found = one.get("transcript", found)
+    if found is None:
+        raise Defect("a worker gave no transcript", do="Please report it")
+    return Transcript.from_dict(found)
 
 
 async def _events(
@@ -221,11 +298,8 @@ def _delta(segment: dict[str, Any], form: _Form, *, first: bool) -> dict[str, An
 
 
 def _done(transcript: Transcript, form: _Form) -> dict[str, Any]:
-    event: dict[str, Any] = {
-        "type": "transcript.text.done",
-        "text": transcript.text,
-        "usage": usage(transcript),
-    }
+    # Without `usage`: in this event it counts tokens, and OpenAI's clients read nothing else.
+    event: dict[str, Any] = {"type": "transcript.text.done", "text": transcript.text}
     if form.logprobs:
         event["logprobs"] = [logprob(word) for one in transcript.segments for word in one.words]
     return event

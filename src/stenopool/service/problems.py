@@ -9,13 +9,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from stenopool.errors import StenoError
+from stenopool.errors import Defect, StenoError
 from stenopool.text import encodable
+
+TOO_SLOW = 408
 
 _STATUSES = {
     "busy": 429,
     "too_large": 413,
+    "too_slow": TOO_SLOW,
     "unknown_name": 404,
+    "not_acceptable": 406,
+    "inference_failed": 500,
+    "wrong_state": 409,
+    "superseded": 409,
+    "idempotency_conflict": 422,
     "not_authenticated": 401,
     "not_allowed": 403,
     "over_quota": 429,
@@ -64,6 +72,8 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Of the framework: no such path, wrong method."""
     if not isinstance(error, HTTPException):
         raise error
+    if isinstance(error.__cause__, StenoError):  # met while the framework read the body
+        return await on_steno_error(request, error.__cause__)
     content = body(error.status_code, str(error.detail), f"http_{error.status_code}")
     return JSONResponse(content, error.status_code, error.headers)
 
@@ -75,3 +85,8 @@ async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return JSONResponse(body(400, f"{where}: {first['msg']}", "invalid_request"), 400)
+
+
+async def on_defect(request: Request, error: Exception) -> JSONResponse:
+    """Of anything that nobody thought of; its traceback is in the log."""
+    return answer(Defect("something went wrong in the server", do="See its log, and report it"))

@@ -14,6 +14,7 @@ from fastapi import Request, UploadFile
 from starlette.concurrency import run_in_threadpool
 
 from stenopool.errors import UsageError
+from stenopool.files import output_error
 from stenopool.pipeline.liveness import birth_of
 
 PREFIX = "stenopool-uploads-"
@@ -48,9 +49,14 @@ class Uploads:
 
     @asynccontextmanager
     async def of_form(self, upload: UploadFile) -> AsyncIterator[Path]:
-        """A file of a form, as a file of its own."""
-        with self._named(upload.filename or "") as path:
-            await run_in_threadpool(_copied, upload, path)
+        """A file of a form, as a file of its own.
+
+        Raises:
+            OutputError: there is no room for it.
+        """
+        with self.new(upload.filename or "") as path:
+            with kept():
+                await run_in_threadpool(_copied, upload, path)
             yield path
 
     @asynccontextmanager
@@ -59,9 +65,10 @@ class Uploads:
 
         Raises:
             TooLarge: it is larger than the server takes.
+            OutputError: there is no room for it.
         """
-        with self._named(name) as path:
-            with path.open("wb") as file:
+        with self.new(name) as path:
+            with kept(), path.open("wb") as file:
                 written = 0
                 async for chunk in request.stream():
                     written += len(chunk)
@@ -78,7 +85,8 @@ class Uploads:
             )
 
     @contextmanager
-    def _named(self, name: str) -> Iterator[Path]:
+    def new(self, name: str) -> Iterator[Path]:
+        """An empty file, for as long as the context lasts."""
         # The suffix only helps decoders to guess; nothing else of the name is used.
         suffix = Path(name).suffix[:LONGEST_SUFFIX]
         descriptor, place = tempfile.mkstemp(
@@ -90,6 +98,19 @@ class Uploads:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Says what the operating system refuses to keep, without where that would have been.
+
+    Raises:
+        OutputError: by name.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise output_error(Path("the upload"), error) from error
 
 
 def _copied(upload: UploadFile, path: Path) -> None:
