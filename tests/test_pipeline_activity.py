@@ -259,32 +259,33 @@ def test_jobs_that_compute_at_the_same_time_share_it(clock: Clock) -> None:
         clock.now += 4.0
         with second.computing():
             clock.now += 1.0
-            assert second.read(window) == 5.0
+            assert second.read(window) == 0.5
             clock.now += 2.0
-            assert first.read(window) == 2.0
-            clock.now += 1.0
+            assert first.read(window) == 4.0 + 0.5 + 1.0
+            assert second.read(window) == 1.0
         clock.now += 1.0
-        assert first.read(window) == 2.0
+        assert first.read(window) == 1.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20), st.booleans()), max_size=60))
 def test_charges_add_up_to_the_busy_time(events: list[tuple[int, int, bool]]) -> None:
     """Users begin, read windows and end in any order; each ends when its last window was read."""
-    clock, meter = Clock(now=0.0), Meter()
     busy, charged = 0.0, 0.0
-    inside: set[int] = set()
+    inside: dict[int, float] = {}  # users, and the share up to which they were charged
     with pytest.MonkeyPatch.context() as patch:
+        clock = Clock(now=0.0)
         patch.setattr(module, "time", clock)
+        meter = Meter()
         for user, pause, ends in events:
             clock.now += pause
             busy += pause if inside else 0.0
             if user not in inside:
-                inside.add(user)
-                meter.enter()
+                inside[user] = meter.enter()
                 continue
-            charged += meter.charge()
+            charged += meter.share() - inside[user]
+            inside[user] = meter.share()
             if ends:
-                inside.remove(user)
+                del inside[user]
                 meter.leave()
-        charged += meter.charge() if inside else 0.0
-    assert charged == busy
+        charged += sum(meter.share() - since for since in inside.values())
+    assert charged == pytest.approx(busy)

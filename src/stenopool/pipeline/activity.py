@@ -21,33 +21,41 @@ class Stopped(BaseException):
 
 
 class Meter:
-    """Shares the time of a process among those who use it at the same time.
+    """Shares the time of a process equally among those who use it at the same moment.
 
-    Each window is charged the time since the one before it was ready, so the charges of all add up
-    to the time in which anything was computed.
+    The shares of all add up to the time in which anything was computed.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._since = 0.0
+        self._share = 0.0  # seconds that somebody has who was there from the beginning
+        self._since = time.monotonic()
 
-    def enter(self) -> None:
+    def enter(self) -> float:
+        """One more uses the process; gives the share so far."""
         with self._lock:
-            if self._users == 0:
-                self._since = time.monotonic()
+            self._go_on()
             self._users += 1
+            return self._share
 
     def leave(self) -> None:
+        """One fewer does."""
         with self._lock:
+            self._go_on()
             self._users -= 1
 
-    def charge(self) -> float:
-        """Seconds since the last charge, while something was computed."""
+    def share(self) -> float:
+        """Seconds; what has come since `enter` or an earlier call is the caller's own."""
         with self._lock:
-            now = time.monotonic()
-            seconds, self._since = now - self._since, now
-            return seconds
+            self._go_on()
+            return self._share
+
+    def _go_on(self) -> None:
+        now = time.monotonic()
+        if self._users:
+            self._share += (now - self._since) / self._users
+        self._since = now
 
 
 class Activity:
@@ -70,6 +78,7 @@ class Activity:
         self._stop: threading.Event = threading.Event()
         self._park = False
         self._lock = threading.Lock()
+        self._charged = 0.0  # of the meter's share
         self._compute = float(notes.get("compute", 0.0))
 
     def stop(self, *, park: bool = False) -> None:
@@ -87,7 +96,7 @@ class Activity:
     @contextmanager
     def computing(self) -> Iterator[None]:
         self.check()
-        self._meter.enter()
+        self._charged = self._meter.enter()
         self.computing_since = time.monotonic()
         self._changed()
         try:
@@ -108,7 +117,8 @@ class Activity:
         self._got_on()
         with self._lock:
             self.reading_seconds = max(0.0, self.reading_seconds - window.seconds)
-        seconds = self._meter.charge()
+        share = self._meter.share()
+        seconds, self._charged = share - self._charged, share
         self._compute += seconds
         self.note(compute=self._compute)
         self._changed()
