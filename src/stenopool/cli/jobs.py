@@ -115,11 +115,12 @@ def delete(
     ] = False,
 ) -> None:
     """Forget a job that has ended."""
-    from stenopool.pipeline.again import delete_data
+    from stenopool.pipeline.again import clear_work, delete_data
 
     jobs, url = _jobs(database, bucket)
     found = jobs.find(job, url)
     jobs.delete(found.id)
+    clear_work(found)
     if data:
         delete_data(found)
     say(f"deleted: {found.id}")

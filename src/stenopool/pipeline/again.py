@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from stenopool.bucket import Bucket, Key, open_bucket
 from stenopool.errors import InputNotFound, UsageError
 from stenopool.pipeline import keys
+from stenopool.pipeline.checkpoints import Checkpoints
 from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView
 from stenopool.writers import FORMATS
 
@@ -42,6 +43,11 @@ def retry(
     if stamp is None:
         raise InputNotFound(f"`{job.key}` is gone", do="Put the recording into `input/` again")
     return jobs.again(job, stamp, also)
+
+
+def clear_work(ended: JobView) -> None:
+    """Remove what a job has left in `work/`: once it is forgotten, nobody knows whose that is."""
+    Checkpoints(open_bucket(ended.job.bucket), ended.id).clear()
 
 
 def delete_data(ended: JobView) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from fastapi import Request, WebSocket
@@ -25,6 +26,7 @@ PREFIX = "steno-"
 AMAZON = "AWS4-HMAC-SHA256"
 KNOWN_SECONDS = 5.0  # a revoked key is known for so long
 DAY = 86_400.0
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class NotAuthenticated(UsageError):  # noqa: N818  the names say what happened
@@ -230,14 +232,23 @@ def _secret(connection: HTTPConnection) -> str:
 
 
 def _refuse_strangers(connection: HTTPConnection) -> None:
-    """An open server answers to this machine only, and to no name that a web page made up."""
-    host = connection.headers.get("host", "").rpartition("@")[2]
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    if name.strip("[]") not in {"localhost", "127.0.0.1", "::1"}:
+    """An open server answers to this machine only: to no name that a web page made up, and to no
+    page from elsewhere that this machine's browser shows."""
+    places = [f"//{connection.headers.get('host', '')}"]
+    if origin := connection.headers.get("origin"):
+        places.append(origin)
+    if any(_host_of(place) not in _HERE for place in places):
         raise NotAuthenticated(
             "this server has no keys and answers to this machine only",
             do="Make a key with `steno keys create`",
         )
+
+
+def _host_of(place: str) -> str:
+    try:
+        return urlsplit(place).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _hash(secret: str) -> str:

@@ -26,6 +26,7 @@ from stenopool.service.engines import Engines
 from stenopool.service.guard import PATIENCE_SECONDS, Guard
 from stenopool.service.metrics import Metrics
 from stenopool.service.uploads import Uploads
+from stenopool.settings import settings
 
 DESCRIPTION = "Recordings become transcripts that can be trusted, on your own machine."
 
@@ -116,6 +117,7 @@ def _lifespan(serving: Serving) -> Any:  # noqa: ANN401  a context manager of th
             _Silent(),
             bucket=serving.bucket,
             command=serving.command,
+            history_days=settings().history_days,
             duties=serving.duties,
             stopping=stop.is_set,
             brisk=True,

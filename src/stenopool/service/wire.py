@@ -39,7 +39,6 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  those of uvicorn
         super().__init__(*arguments, **named)
         self._extra = 0  # bytes since there last was a body, or headers ended
-        self._heading = 0  # bytes of the headers of this request
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -58,15 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._heading = 0
         self._wait()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._heading += len(name) + len(value)
-        if self._heading > MOST_HEADER_BYTES:
-            self._refuse(_FLOODED)
-            raise ValueError("too many headers")  # ends the parser
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._extra = 0
@@ -76,10 +67,6 @@ class BoundedHttp(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._extra = 0
         super().on_body(body)
-
-    def send_400_response(self, msg: str) -> None:
-        if not self.transport.is_closing():  # else it has its answer
-            super().send_400_response(msg)
 
     def _wait(self) -> None:
         if self._patience is None:
