@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Never
 
 import numpy as np
 
@@ -39,7 +38,7 @@ from stenopool.pipeline import activity, database, flow, job, worker
 from stenopool.transcript import ModelInfo, Transcript, Word
 
 UNKNOWN, EXPLOSIVE = "unknown", "explosive"  # models that cannot be loaded
-MOST_BYTES = 2**30  # that a greedy one takes, should nobody stop it
+MOST_BYTES = 3 * 2**28  # that a greedy one takes
 SLOW_SECONDS = 0.1
 NAME_LENGTH = 64  # letters of a recording's name that its windows bear
 
@@ -72,12 +71,10 @@ def behave(folder: Path, what: str, times: int) -> None:
         raise KeyError("a defect")
 
 
-def _eat() -> Never:
-    hoard = bytearray()
-    while len(hoard) < MOST_BYTES:
-        hoard += b"x" * 2**24
-        time.sleep(0.01)
-    raise MemoryError
+def _eat() -> None:
+    hoard = b"x" * MOST_BYTES
+    time.sleep(600)
+    del hoard
 
 
 class ScriptedListening(Listening):

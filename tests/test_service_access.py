@@ -39,7 +39,14 @@ def admitted(access: Access, given: HTTPConnection, scope: str = "transcribe") -
 def test_without_keys_only_this_machine_is_answered(access: Access) -> None:
     for host in ("127.0.0.1:8000", "localhost", "[::1]:8000", "LOCALHOST:1"):
         assert admitted(access, connection(host=host)) == "open"
-    for host in ("evil.example", "127.0.0.1.evil.example", "", "localhost.evil:80", "[::1", "localhost@b"):
+    for host in (
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "",
+        "localhost.evil:80",
+        "[::1",
+        "localhost@b",
+    ):
         with pytest.raises(NotAuthenticated):
             admitted(access, connection(host=host))
 
