@@ -20,8 +20,9 @@ from pipelines import age, end, hold, opened, queue_of
 from stenopool import Options
 from stenopool.bucket import FolderBucket, Key, Refused, Stamp
 from stenopool.errors import UnknownName, UsageError
-from stenopool.pipeline import watch
-from stenopool.pipeline.job import Group, Job
+from stenopool.pipeline import keys, watch
+from stenopool.pipeline.again import retry
+from stenopool.pipeline.job import Group, Job, numbered
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.watch import PAGE, Defaults, Watcher, parsed_sidecar
 
@@ -666,3 +667,20 @@ def test_patience_goes_with_the_jobs(bucket: FolderBucket, jobs: Jobs) -> None:
     lay(bucket, "a.wav")
     Watcher(bucket, jobs, replace(DEFAULTS, patience=5.0)).look()
     assert job_of(jobs, "a.wav").patience == 5.0
+
+
+def test_job_refused_for_its_sidecar_is_done_when_that_was_corrected(
+    bucket: FolderBucket, jobs: Jobs
+) -> None:
+    key = "input/a.wav"
+    bucket.write(keys.failed_key(key), "sound")
+    bucket.write(keys.sidecar_key(keys.failed_key(key)), '{"language": "de"}')
+    stamp = bucket.stamp(keys.failed_key(key))
+    assert stamp is not None
+    record = UsageError("not JSON", do="Correct it").record()
+    job = Job(bucket.url, key, stamp, Group("base"), ("json",), refused=record)
+    jobs.submit([(numbered(job.digest, 1), job)])
+    end(jobs, numbered(job.digest, 1), "failed", error=record)
+    again = jobs.find(retry(jobs, jobs.find(numbered(job.digest, 1)))).job
+    assert again.refused is None
+    assert again.options == {"language": "de"}

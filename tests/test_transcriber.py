@@ -27,7 +27,7 @@ from stenopool import Options, Segment, Transcriber, Transcript
 from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.audio.media import Recording
 from stenopool.audio.windows import Window
-from stenopool.decoding.batching import Batcher, Reader, Readings
+from stenopool.decoding.batching import USUAL, Batcher, Claim, Reader, Readings
 from stenopool.decoding.options import ALGORITHMS, CHUNKED, PACKED, SEQUENTIAL
 from stenopool.decoding.transcriber import MOST_FILES, UNSUITED_ALGORITHM, UnsuitedAlgorithm
 from stenopool.engines import choose
@@ -403,8 +403,8 @@ class Patient(Batcher):
         self._submitted.wait()
         super()._work()
 
-    def submit(self, reader: Reader, window: Window) -> Future[Readings]:
-        future = super().submit(reader, window)
+    def submit(self, reader: Reader, window: Window, claim: Claim = USUAL) -> Future[Readings]:
+        future = super().submit(reader, window, claim)
         self._submitted.wait()
         return future
 

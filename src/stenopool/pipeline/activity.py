@@ -73,6 +73,8 @@ class Activity:
         self.notes: dict[str, Any] = {}
         self.computing_since: float | None = None  # or since it last got on
         self.reading_seconds = 0.0  # of audio that is being read
+        self.keeping = False  # what was read is about to be kept
+        self.writing = threading.Lock()  # held while notes are on their way to the database
         self._meter = meter
         self._changed = changed
         self._stop: threading.Event = threading.Event()
@@ -103,7 +105,7 @@ class Activity:
             yield
         finally:
             self.computing_since = None
-            self.reading_seconds = 0.0
+            self.reading_seconds, self.keeping = 0.0, False
             self._meter.leave()
             self._changed()
 
@@ -115,6 +117,7 @@ class Activity:
 
     def read(self, window: Window) -> float:
         self._got_on()
+        self.keeping = True
         with self._lock:
             self.reading_seconds = max(0.0, self.reading_seconds - window.seconds)
         share = self._meter.share()
@@ -126,10 +129,12 @@ class Activity:
 
     def progress(self, done_seconds: float, total_seconds: float | None) -> None:
         self._got_on()
+        self.keeping = False
         self.note(done=done_seconds, total=total_seconds)
 
     def check(self) -> None:
         self._got_on()
+        self.keeping = False
         if self._stop.is_set():
             while self._park:
                 time.sleep(1)  # the process ends

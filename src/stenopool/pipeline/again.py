@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -11,6 +12,7 @@ from stenopool.errors import InputNotFound, UsageError
 from stenopool.pipeline import keys
 from stenopool.pipeline.checkpoints import Checkpoints
 from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView
+from stenopool.pipeline.watch import Defaults, Watcher
 from stenopool.writers import FORMATS
 
 
@@ -42,6 +44,9 @@ def retry(
     stamp = bucket.stamp(job.key)
     if stamp is None:
         raise InputNotFound(f"`{job.key}` is gone", do="Put the recording into `input/` again")
+    if job.refused:  # what was wrong with its options may be right by now
+        defaults = Defaults(job.group, job.formats, job.options, job.patience)
+        job = Watcher(bucket, jobs, defaults).with_sidecars(replace(job, refused=None))
     return jobs.again(job, stamp, also)
 
 

@@ -204,10 +204,11 @@ class _Hand:
 
     def __exit__(self, *_exception: object) -> None:
         jobs = this().jobs
-        notes = {**self.activity.take_notes(), "phase": ""}
-        if self.outcome and jobs.is_held(self.id, this().worker):
-            notes["error"] = self.outcome.get("error")
-            jobs.client.update_workflow_attributes(self.id, notes, merge=True)
+        with self.activity.writing:  # what is on its way already gets there first
+            notes = {**self.activity.take_notes(), "phase": ""}
+            if self.outcome and jobs.is_held(self.id, this().worker):
+                notes["error"] = self.outcome.get("error")
+                jobs.client.update_workflow_attributes(self.id, notes, merge=True)
         _hands.pop(self.id, None)
         this().end(self.activity)
 

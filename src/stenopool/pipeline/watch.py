@@ -131,7 +131,7 @@ class Watcher:
     def _new(self, entries: Sequence[tuple[Key, Stamp]]) -> list[tuple[str, Job]]:
         """Recordings as jobs, with their ids, unless they are that already."""
         jobs = [self._job(*one) for one in entries]
-        return [(job_id, self._with_sidecars(job)) for job_id, job in self._fresh(jobs)]
+        return [(job_id, self.with_sidecars(job)) for job_id, job in self._fresh(jobs)]
 
     def _fresh(self, jobs: list[Job]) -> Iterator[tuple[str, Job]]:
         first = {numbered(job.digest, 1): job for job in jobs}
@@ -187,7 +187,7 @@ class Watcher:
             patience=given.patience,
         )
 
-    def _with_sidecars(self, job: Job) -> Job:
+    def with_sidecars(self, job: Job) -> Job:
         """With the options of the sidecars that apply to it, the nearest one last.
 
         One that cannot be used goes with the job, which then fails and says why.

@@ -166,7 +166,8 @@ class Worker:
         return 0
 
     def _is_computing(self) -> bool:
-        reading = any(one.reading_seconds > 0 for one in list(self._active.values()))
+        active = list(self._active.values())
+        reading = any(one.reading_seconds > 0 or one.keeping for one in active)
         return reading or bool(self._desk.active)
 
     def _begin(self, id: str, notes: dict[str, Any]) -> Activity:
@@ -216,8 +217,9 @@ class Worker:
 
     def _write_notes(self) -> None:
         for one in list(self._active.values()):
-            if notes := one.take_notes():
-                self._jobs.client.update_workflow_attributes(one.id, notes, merge=True)
+            with one.writing:
+                if notes := one.take_notes():
+                    self._jobs.client.update_workflow_attributes(one.id, notes, merge=True)
 
     def _hear(self) -> None:
         active = dict(self._active)
