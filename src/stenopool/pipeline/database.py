@@ -203,11 +203,22 @@ def _engine(url: str) -> sa.Engine:
 
 def _postgres(address: str) -> sa.Engine:
     try:
-        return sa.create_engine(address, pool_size=10, max_overflow=20, pool_pre_ping=True)
+        engine = sa.create_engine(address, pool_size=10, max_overflow=20, pool_pre_ping=True)
+        sa.event.listen(engine, "handle_error", _say_that_it_is_away)
+        return engine
     except (ValueError, sa.exc.ArgumentError) as error:
         raise UsageError(
             "not the address of a PostgreSQL database", do="Use `postgresql://user@host:5432/name`"
         ) from error
+
+
+def _say_that_it_is_away(context: sa.ExceptionContext) -> None:
+    """A connection that could not be made is one that was lost: DBOS then tries again.
+
+    By itself it does not know all the texts of psycopg that mean this, such as an unknown host.
+    """
+    if context.connection is None:
+        context.is_disconnect = True
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection

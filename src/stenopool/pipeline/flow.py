@@ -203,14 +203,19 @@ class _Hand:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        try:
+            self._note_end()
+        finally:  # a database that is away must not make this process look busy for ever
+            _hands.pop(self.id, None)
+            this().end(self.activity)
+
+    def _note_end(self) -> None:
         jobs = this().jobs
         with self.activity.writing:  # what is on its way already gets there first
             notes = {**self.activity.take_notes(), "phase": ""}
             if self.outcome and jobs.is_held(self.id, this().worker):
                 notes["error"] = self.outcome.get("error")
                 jobs.client.update_workflow_attributes(self.id, notes, merge=True)
-        _hands.pop(self.id, None)
-        this().end(self.activity)
 
 
 _hands: dict[str, _Hand] = {}

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 from typing import Any
 
 import psutil
@@ -105,6 +106,13 @@ class Child:
         self.lock = threading.RLock()
         self.answers: dict[str, Answer] = {}
         self.listener = threading.Thread(target=self.listen, name="worker-lines", daemon=True)
+        self._outbox: SimpleQueue[str] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write_all, name="worker-pipe", daemon=True)
+
+    def start(self) -> None:
+        """Hear it, and let it hear."""
+        self.listener.start()
+        self._writer.start()
 
     def listen(self) -> None:
         """Take in what the process says, until it ends."""
@@ -128,6 +136,7 @@ class Child:
         with self.lock:
             waiting, self.answers = list(self.answers.values()), {}
             self.process.wait()
+        self._outbox.put("")
         for answer in waiting:
             answer(_DIED)
 
@@ -158,9 +167,13 @@ class Child:
             self._write({"live": id, **what})
 
     def _write(self, what: dict[str, Any]) -> None:
-        with self.lock, contextlib.suppress(OSError, ValueError):  # dead: its end is told apart
-            if self.process.stdin:
-                self.process.stdin.write(json.dumps(what) + "\n")
+        """Without waiting: one that hangs does not read, and then its pipe is soon full."""
+        self._outbox.put(json.dumps(what) + "\n")
+
+    def _write_all(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # dead: its end is told apart
+            while self.process.stdin and (line := self._outbox.get()):
+                self.process.stdin.write(line)
                 self.process.stdin.flush()
 
     def _answered(self, said: dict[str, Any]) -> None:
@@ -338,7 +351,7 @@ class Pool:
             start_new_session=True,  # Ctrl-C is for the parent, who ends it in good order
         )
         child = Child(kind, process)
-        child.listener.start()
+        child.start()
         self.children.append(child)
         event("worker_started", pid=process.pid, model=kind.group.model, alone=kind.alone)
 

@@ -150,6 +150,7 @@ class Supervisor:
             return True
         except sa.exc.DBAPIError as error:
             event("trouble", logging.WARNING, code="database", message=str(error.orig))
+            time.sleep(IDLE_SECONDS)  # not five times a second while it is away
             return True
 
     def _has_work(self) -> bool:

@@ -33,6 +33,7 @@ from stenopool.pipeline.recording import Listener
 from stenopool.pipeline.streams import Speaker, Streams
 
 STALLED, FENCED = 86, 87  # exit statuses
+DROPPED_SECONDS = 10.0  # between two looks for work that was dropped
 LEAVE_SECONDS = 5.0
 DRAIN_SECONDS = 20.0
 NOTE_SECONDS = 2.0
@@ -202,10 +203,14 @@ class Worker:
 
     def _keep(self) -> None:
         """Beats, tells the database what is new, and hears what was cancelled."""
-        beaten = 0.0
+        beaten, looked = 0.0, 0.0
+        idle: set[str] = set()
         while True:
             time.sleep(NOTE_SECONDS)
             try:
+                if time.monotonic() - looked >= DROPPED_SECONDS:
+                    looked = time.monotonic()
+                    idle = self._hand_back(idle)
                 if time.monotonic() - beaten >= BEAT_SECONDS:
                     beaten = time.monotonic()
                     if not self._register.beat(self.id):
@@ -214,6 +219,18 @@ class Worker:
                 self._hear()
             except Exception as error:  # noqa: BLE001  the database may be away for a while
                 log.warning("cannot reach the database: %s", error)
+
+    def _hand_back(self, before: set[str]) -> set[str]:
+        """Hand back what is ours by the database, but is not being done, now and a look before.
+
+        DBOS gives up a workflow when the database fails in a way that it does not know, and then
+        nobody would go on with it as long as this process lives.
+        """
+        rows = self._jobs.client.list_workflows(executor_id=self.id, status="PENDING")
+        idle = {row.workflow_id: row for row in rows if row.workflow_id not in self._active}
+        for id in before.intersection(idle):
+            self._jobs.client.resume_workflows([id], queue_name=idle[id].queue_name)
+        return set(idle)
 
     def _write_notes(self) -> None:
         for one in list(self._active.values()):

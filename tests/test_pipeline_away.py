@@ -1,0 +1,73 @@
+"""What a worker process makes of a database that fails."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+
+from pipelines import SCRIPTED, hold, imagined, opened, sqlite_url
+from stenopool.pipeline import flow
+from stenopool.pipeline.database import _engine
+from stenopool.pipeline.jobs import Jobs
+from stenopool.pipeline.worker import Spec, Worker, _Line
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    with opened(sqlite_url(tmp_path)) as found:
+        yield found
+
+
+@pytest.fixture
+def worker(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.setattr(flow, "_process", None)
+    listener = cast(Any, None)
+    return Worker(Spec("sqlite:///x", SCRIPTED), listener, jobs.engine, _Line(io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    "place", ["/x?host=/nowhere/at/all", "nobody.invalid/x", "127.0.0.1:1/x?connect_timeout=2"]
+)
+def test_database_that_is_away_counts_as_lost_so_that_it_is_tried_again(place: str) -> None:
+    engine = _engine(f"postgresql://steno:x@{place}")
+    with pytest.raises(sa.exc.OperationalError) as caught, engine.connect():
+        pass
+    assert caught.value.connection_invalidated
+
+
+def test_work_that_was_dropped_is_handed_back_after_two_looks(worker: Worker, jobs: Jobs) -> None:
+    three = [imagined(name) for name in ("dropped", "done", "new")]
+    ids = [id for id, _ in three]
+    jobs.submit(three)
+    for id in ids[:2]:
+        hold(jobs, id, worker.id)
+    worker._begin(ids[1], {})
+    idle = worker._hand_back(set())
+    assert idle == {ids[0]}
+    assert jobs.find(ids[0]).state == "running"  # it may be about to begin
+    hold(jobs, ids[2], worker.id)
+    worker._hand_back(idle)
+    assert [jobs.find(id).state for id in ids] == ["waiting", "running", "running"]
+
+
+def test_activity_ends_although_the_database_cannot_be_told(
+    worker: Worker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, job = imagined("a")
+    jobs.submit([(id, job)])
+    hold(jobs, id, worker.id)
+
+    def away(*_given: object) -> bool:
+        raise sa.exc.OperationalError("select", {}, Exception("away"))
+
+    hand = flow._Hand(id, job)
+    with pytest.raises(sa.exc.OperationalError), hand:
+        hand.outcome = {"outcome": "done"}
+        monkeypatch.setattr(flow.this().jobs, "is_held", away)
+    assert worker._active == {}
+    assert id not in flow._hands
