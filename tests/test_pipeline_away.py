@@ -56,9 +56,9 @@ def test_work_that_was_dropped_is_handed_back_after_two_looks(worker: Worker, jo
 
 
 def test_activity_ends_although_the_database_cannot_be_told(
-    worker: Worker, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    id, job = imagined("a")
+    id, job = imagined("a", bucket=f"file://{tmp_path}")
     jobs.submit([(id, job)])
     hold(jobs, id, worker.id)
 
