@@ -9,11 +9,13 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 
-from serving import PATIENCE, Server, served, wait_until_ready
+from serving import INSTANT_WORKER, PATIENCE, Server, served, wait_until_ready
 from sounds import tone, write_media
 from stenopool.pipeline.desk import AT_ONCE
 from stenopool.service.guard import MOST_FIELD_BYTES, MOST_FIELDS, MOST_FILES, MOST_JSON_BYTES
@@ -35,7 +37,7 @@ BOUNDARY = "b"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 FEW = settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     database=None,
     suppress_health_check=[*HealthCheck],
@@ -349,6 +351,22 @@ def test_recording_that_unfolds_to_more_than_is_allowed(models_dir: Path, tmp_pa
         assert real.is_well()
 
 
+def test_server_that_was_killed_leaves_nothing_to_the_next_one(tmp_path: Path) -> None:
+    body = form(file_part(SLOW + b"x" * 100_000))
+    head = request(f"content-type: {FORM}", f"content-length: {len(body)}")
+    with served(tmp_path, instant=True) as first, sent(first, head + body):
+        until = time.monotonic() + 20
+        while not first.uploads and time.monotonic() < until:
+            time.sleep(0.05)
+        assert first.uploads
+        first.process.kill()
+        first.process.wait()
+        assert first.uploads
+    with served(tmp_path, instant=True) as second:
+        assert second.uploads == []
+        assert len([*(tmp_path / "tmp").glob("stenopool-uploads-*")]) == 1
+
+
 def test_packed_body_is_not_unpacked(server: Server) -> None:
     answer = post(server, form(file_part(b"\x1f\x8b" + b"\0" * 100)), content_encoding="gzip")
     assert answer.json()["text"].startswith("102 bytes.")
@@ -526,6 +544,25 @@ def test_more_than_may_wait_are_told_to_come_again(server: Server) -> None:
         answer = post(server, form(file_part()))
         assert refused(answer, 429)["code"] == "busy"
         assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_worker_that_hangs_does_not_hold_up_the_server(server: Server) -> None:
+    wait_until_ready(server)
+    worker = next(
+        child
+        for child in psutil.Process(server.process.pid).children()
+        if any(INSTANT_WORKER.name in argument for argument in child.cmdline())
+    )
+    body = form(file_part(), part("prompt", b"x" * MOST_FIELD_BYTES))
+    with ThreadPoolExecutor() as threads:
+        worker.suspend()
+        try:
+            asked = [threads.submit(post, server, body) for _ in range(5)]
+            time.sleep(1)  # its pipe is full now
+            assert server.is_well()
+        finally:
+            worker.resume()
+        assert {one.result().status_code for one in asked} == {200}
 
 
 def test_pipelined_requests_are_answered_in_turn(server: Server) -> None:

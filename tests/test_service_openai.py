@@ -28,7 +28,7 @@ from sounds import tone, wav_bytes, write_media, write_wav
 from stenopool.models.catalogue import CATALOGUE
 from stenopool.service.answers import Format
 
-SECONDS = 20
+SECONDS = 12
 FORMATS = get_args(Format)
 
 
@@ -94,7 +94,7 @@ def test_text(client: OpenAI, speech: Path) -> None:
 def test_srt(client: OpenAI, speech: Path) -> None:
     text = client.audio.transcriptions.create(file=speech, model="whisper-1", response_format="srt")
     assert re.match(r"1\n00:00:0\d,\d{3} --> 00:00:0\d,\d{3}\nIt was the best", text)
-    assert text.count(" --> ") >= 5
+    assert text.count(" --> ") > 2
 
 
 def test_vtt(client: OpenAI, speech: Path) -> None:
