@@ -98,8 +98,10 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of an empty database, of either kind."""
+    from pipelines import sqlite_url
+
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+        yield sqlite_url(tmp_path, "database.sqlite")
         return
     server: Postgres = request.getfixturevalue("postgres")
     yield server.url
@@ -109,10 +111,10 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
     """An empty bucket and its SQLite database."""
-    from pipelines import Stage, opened
+    from pipelines import Stage, opened, sqlite_url
 
     (tmp_path / "bucket" / "input").mkdir(parents=True)
-    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    url = sqlite_url(tmp_path)
     with opened(url) as jobs:
         yield Stage(tmp_path / "bucket", url, jobs)
 

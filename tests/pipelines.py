@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -290,6 +291,22 @@ def opened(url: str) -> Iterator[Jobs]:
         yield Jobs(engine)
     finally:
         engine.dispose()
+
+
+def sqlite_url(folder: Path, name: str = "jobs.sqlite") -> str:
+    """URL of a new database in a folder, with all tables."""
+    path = folder / name
+    with path.open("xb") as file:  # never one that somebody has open
+        file.write(_empty_database())
+    return f"sqlite:///{path}"
+
+
+@cache
+def _empty_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "jobs.sqlite"
+        open_database(f"sqlite:///{path}").dispose()
+        return path.read_bytes()
 
 
 @dataclass

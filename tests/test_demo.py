@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from commands import OPENING, Steno, load, samples, tree
+from pipelines import age
 from sounds import write_wav
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.media import Recording
@@ -31,6 +32,8 @@ def bucket(demo: ModuleType, speech_wav: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("demo")
     wav = write_wav(folder / "speech.wav", samples(speech_wav, SECONDS), rate=48_000)
     assert demo.lay_recordings(folder / "bucket" / "input", wav) == f"input/{BROKEN}"
+    for name in tree(folder / "bucket"):
+        age(folder / "bucket" / name)
     return folder / "bucket"
 
 

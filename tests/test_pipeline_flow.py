@@ -149,7 +149,8 @@ def test_what_ends_processes_fails_with_a_reason_and_the_others_go_on(stage: Sta
         assert name in record["message"]
     assert stage.text("fine long.wav") == text_of_seconds(12)
     assert tree(stage.folder / "input") == tree(stage.folder / "work") == []
-    assert max(reads(stage, "fine long.wav").values()) == 1
+    # Each death costs no more than what was being read.
+    assert reads(stage, "fine long.wav").total() <= 12 + 4
 
 
 def test_those_that_are_tried_alone_are_read_one_after_the_other(stage: Stage) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipelines import change, end, hold, imagined, notes_of, opened, queue_of, wait_for
+from pipelines import change, end, hold, imagined, notes_of, opened, queue_of, sqlite_url, wait_for
 from stenopool.pipeline import database as database_module
 from stenopool.pipeline import liveness
 from stenopool.pipeline.job import FILES, SPANS, Group, span_prefix
@@ -64,7 +64,7 @@ def jobs(database: str) -> Iterator[Jobs]:
 @pytest.fixture
 def light(tmp_path: Path) -> Iterator[Jobs]:
     """Where the kind of the database makes no difference."""
-    with opened(f"sqlite:///{tmp_path / 'jobs.sqlite'}") as found:
+    with opened(sqlite_url(tmp_path)) as found:
         yield found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pipelines import hold, imagined, notes_of, opened, queue_of, wait_for
+from pipelines import hold, imagined, notes_of, opened, queue_of, sqlite_url, wait_for
 from stenopool.pipeline import database as database_module
 from stenopool.pipeline import pool as pool_module
 from stenopool.pipeline.job import FILES, SPANS, Group
@@ -25,7 +25,7 @@ from stenopool.pipeline.worker import FENCED, STALLED, Spec
 
 # The last part of its model's name tells a puppet what to do.
 PUPPET = """
-import json, os, signal, sys, time
+import json, os, select, signal, sys
 spec = json.loads(sys.argv[-1])
 does = spec["group"]["model"].rpartition("/")[2]
 signal.signal(signal.SIGTERM, signal.SIG_IGN if does == "stubborn" else lambda *_: os._exit(0))
@@ -44,7 +44,8 @@ if does in ("busy", "hungry"):
 hoard = b"x" * 2**26 if does in ("hungry", "grown") else b""
 if does == "chatty":
     print("no JSON at all", flush=True)
-sys.stdin.read()
+while not select.select([0], [], [], 0.05)[0]:
+    pass  # signals are noticed between two waits
 """
 HUNGRY_BYTES = 2**26
 COMMAND = [sys.executable, "-S", "-E", "-c", PUPPET]
@@ -79,7 +80,7 @@ def waiting(*models: str, **kind: Any) -> Counts:
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Iterator[Jobs]:
-    with opened(f"sqlite:///{tmp_path / 'jobs.sqlite'}") as found:
+    with opened(sqlite_url(tmp_path)) as found:
         yield found
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from pipelines import SCRIPTED, hold, imagined, notes_of, opened
+from pipelines import SCRIPTED, hold, imagined, notes_of, opened, sqlite_url
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
 from stenopool.pipeline import flow
@@ -19,8 +20,8 @@ from stenopool.pipeline.worker import Spec, Worker, _Line
 
 
 @pytest.fixture
-def jobs(tmp_path: Path):
-    with opened(f"sqlite:///{tmp_path / 'jobs.sqlite'}") as found:
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    with opened(sqlite_url(tmp_path)) as found:
         yield found
 
 
