@@ -122,7 +122,8 @@ def _long_one_is_complete(stage: Stage, job_id: str) -> None:
 def _numbers_are_right(stage: Stage) -> None:
     found = {view.job.key: view for view in stage.jobs.listed()}
     long = found["input/fine long.wav"]
-    assert (long.attempts, long.deaths, long.error) == (1, 0, None)
+    assert (long.deaths, long.error) == (0, None)
+    assert long.attempts in {1, 2}  # an idle process may be told to end just as it takes a job
     assert (long.done_seconds, long.total_seconds) == (20.0, 20.0)
     assert long.compute_seconds > 0
     assert long.finished
@@ -131,7 +132,7 @@ def _numbers_are_right(stage: Stage) -> None:
     dead = found["input/dead.wav"]
     assert dead.error
     assert dead.error["message"] == "the engine stumbled"
-    assert stage.record("dead.wav")["attempts"] == 1
+    assert stage.record("dead.wav")["attempts"] == dead.attempts
 
 
 def test_what_ends_processes_fails_with_a_reason_and_the_others_go_on(stage: Stage) -> None:
