@@ -85,9 +85,25 @@ class Postgres:
 
     def database(self, name: str) -> str:
         """Make a database; gives its URL."""
-        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        self._execute(f'CREATE DATABASE "{name}"')
         return str(self._server.get_uri(database=name))
+
+    def _execute(self, command: str) -> None:
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(command.encode())
+
+    def allow(self, connections: int) -> None:
+        """Let so many clients in; 100 are usual."""
+        self._execute(f"ALTER SYSTEM SET max_connections = {connections}")
+        self.stop()
+        self.start()
+
+    def connections(self, name: str) -> int:
+        """How many clients a database has."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            row = connection.execute(query, (name,)).fetchone()
+        return int(row[0]) if row else 0
 
     def stop(self) -> None:
         """End the server at once, as a crash of its machine does; what was committed is kept."""
