@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534  # user id without rights
+
+# What runs in the background may have been told to ignore these, and its children with it; the
+# tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

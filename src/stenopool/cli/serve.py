@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stenopool.service.access import Access
 
 USUAL_MODEL = "base"
+WS_PING_SECONDS = 180.0  # a model may be loading, or a client ahead: nothing is read meanwhile
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 keys = typer.Typer(help="API keys of `steno serve`.", no_args_is_help=True)
@@ -107,6 +108,7 @@ def serve(
         port=port,
         http=BoundedHttp,
         log_config=None,
+        ws_ping_timeout=WS_PING_SECONDS,
         timeout_graceful_shutdown=60,
     )
     server = Server(config, app)

@@ -127,6 +127,7 @@ def _lifespan(serving: Serving) -> Any:  # noqa: ANN401  a context manager of th
         supervisor.on_failure = app.state.engines.failed
         everyone = sagemaker.Everyone()
         app.state.access = everyone if serving.sagemaker else Access(serving.jobs.engine)
+        app.state.sessions = realtime.Sessions()
         app.state.uploads = Uploads(serving.most_bytes)
         app.state.default = serving.group
         app.state.serving = serving

@@ -12,7 +12,7 @@ import binascii
 import contextlib
 import json
 import secrets
-from collections.abc import Callable
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,16 +21,20 @@ from starlette.concurrency import run_in_threadpool
 
 from stenopool.audio.live_input import Format, LiveInput
 from stenopool.decoding.options import Options
-from stenopool.errors import EngineFailed, StenoError, UsageError, restored
+from stenopool.errors import StenoError, UnknownName, UsageError, restored
 from stenopool.pipeline.job import changes
-from stenopool.pipeline.pool import Child
 from stenopool.service.access import Caller
 from stenopool.service.openai import group_of
+from stenopool.service.streams import Stream
 
-AHEAD_SECONDS = 30.0  # of audio that a client may send before it is taken in
 LONGEST_MESSAGE = 15 << 20  # bytes, as with OpenAI
-CLOSE_SECONDS = 60.0
-REFUSED = 4401  # close code: no key
+BYTES_PER_SECOND = 32_000  # of 16-bit samples at 16 kHz
+KEPT_SECONDS = 60.0  # that a session waits for its client, when the connection has broken
+MOST_BROKEN = 100  # sessions that wait
+MOST_EVENTS = 1000  # that a client may have missed
+REFUSED, TAKEN_OVER = 4401, 4409  # close codes
+NOT_TEXT = 1003
+GONE_FOR_GOOD = frozenset({1000, 1001, NOT_TEXT})  # the client has closed, the page is left
 
 router = APIRouter()
 
@@ -106,10 +110,13 @@ _NEW_NAMES = ("format", "transcription")
 
 @router.websocket("/v1/realtime")
 async def realtime(socket: WebSocket) -> None:
-    """One session."""
-    state = socket.app.state
+    """One session, from its beginning or from where its connection broke."""
+    sessions: Sessions = socket.app.state.sessions
     try:
-        who = await state.access.admit(socket, "realtime")
+        who = await socket.app.state.access.admit(socket, "realtime")
+        asked = socket.query_params.get("session")
+        conversation = sessions.of(asked, who) if asked else Conversation(who, sessions)
+        conversation.after(socket.query_params.get("after"))
     except StenoError as error:
         await socket.accept()
         await socket.send_text(json.dumps(_error(error)))
@@ -117,40 +124,154 @@ async def realtime(socket: WebSocket) -> None:
         return
     protocols = socket.headers.get("sec-websocket-protocol", "")
     await socket.accept("realtime" if "realtime" in protocols else None)
-    await _Conversation(socket, who).run()
+    await conversation.run(socket)
 
 
-class _Conversation:
-    """The events of one connection, in both directions."""
+class Sessions:
+    """Conversations whose connection is there, or has broken a short while ago."""
 
-    def __init__(self, socket: WebSocket, who: Caller) -> None:
-        self._socket = socket
-        self._who = who
+    def __init__(self) -> None:
+        self._open: dict[str, Conversation] = {}
+        self._ends: dict[str, asyncio.Task[None]] = {}  # of those without a connection
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def of(self, id: str, who: Caller) -> Conversation:
+        """A conversation that its owner comes back to.
+
+        Raises:
+            UnknownName: there is none of this name and owner, or no more.
+        """
+        found = self._open.get(id)
+        if found is None or found.who.id != who.id:
+            raise UnknownName(
+                f"no session `{id[:40]}`",
+                do="Open a new one: sessions wait for a minute after their connection has broken",
+            )
+        return found
+
+    def keep(self, conversation: Conversation) -> None:
+        """It has a connection."""
+        if ending := self._ends.pop(conversation.id, None):
+            ending.cancel()
+        self._open[conversation.id] = conversation
+
+    def broken(self, conversation: Conversation) -> None:
+        """Its connection has broken: it ends, unless its client comes back."""
+        while len(self._ends) >= MOST_BROKEN:
+            self._end_now(next(iter(self._ends)))
+        self._ends[conversation.id] = asyncio.create_task(self._later(conversation))
+
+    async def end(self, conversation: Conversation) -> None:
+        """Nobody will come back."""
+        self._open.pop(conversation.id, None)
+        await conversation.close()
+
+    async def _later(self, conversation: Conversation) -> None:
+        await asyncio.sleep(KEPT_SECONDS)
+        self._ends.pop(conversation.id, None)
+        await self.end(conversation)
+
+    def _end_now(self, id: str) -> None:
+        self._ends.pop(id).cancel()
+        conversation = self._open.pop(id)
+        task = asyncio.create_task(conversation.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+class Conversation:
+    """The events of one session, in both directions, over one connection after the other.
+
+    Attributes:
+        who: whose it is.
+    """
+
+    def __init__(self, who: Caller, sessions: Sessions) -> None:
+        self.who = who
+        self._sessions = sessions
         self._session = Session()
-        self._stream: _Stream | None = None
+        self._socket: WebSocket | None = None  # while it is connected
+        self._connection: WebSocket  # the last one
+        self._stream: Stream | None = None
         self._input: LiveInput | None = None
         self._sending = asyncio.Lock()
+        self._sent: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
+        self._taken = 0.0  # seconds of audio
         self._before: str | None = None  # the last item
-        self._texts: dict[int, str] = {}
 
-    async def run(self) -> None:
-        """Until the client goes away."""
-        old = self._socket.query_params.get("intent") == "transcription"
-        self._session.is_old = old
-        name = "transcription_session.created" if old else "session.created"
-        await self._send({"type": name, "session": self._session.to_dict()})
+    @property
+    def id(self) -> str:
+        return self._session.id
+
+    def after(self, event: str | None) -> list[dict[str, Any]]:
+        """What was sent after an event; everything that is known, where none is named.
+
+        Raises:
+            UsageError: that event is too long ago, or was never sent.
+        """
+        sent = list(self._sent)
+        if event is None:
+            return sent
+        for at, one in enumerate(sent):
+            if one["event_id"] == event:
+                return sent[at + 1 :]
+        raise UsageError(f"no event `{event[:40]}`", do="Open a new session")
+
+    async def run(self, socket: WebSocket) -> None:
+        """Until the connection ends."""
+        before, self._connection = self._socket, socket
+        self._sessions.keep(self)
+        if before is not None:  # it is broken, only we have not seen it yet
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                await before.close(TAKEN_OVER, "the session goes on over another connection")
+        await self._greet(socket)
+        code = await self._hear(socket)
+        if self._socket is not socket:
+            return  # another connection has taken over
+        self._socket = None
+        if code in GONE_FOR_GOOD:
+            await self._sessions.end(self)
+        else:
+            self._sessions.broken(self)
+
+    async def close(self) -> None:
+        """Nothing more will be read."""
+        if self._stream:
+            await self._stream.close()
+
+    async def _greet(self, socket: WebSocket) -> None:
+        if not self._sent:
+            self._socket = socket
+            old = socket.query_params.get("intent") == "transcription"
+            self._session.is_old = old
+            name = "transcription_session.created" if old else "session.created"
+            await self._send({"type": name, "session": self._session.to_dict()})
+            return
+        async with self._sending:  # so that nothing new comes before what was missed
+            self._socket = socket
+            heard = round(1000 * self._taken)
+            resumed = {"type": "session.resumed", "session": self._session.to_dict()}
+            for event in [{**resumed, "audio_end_ms": heard}, *self._missed(socket)]:
+                await self._write(event)
+
+    def _missed(self, socket: WebSocket) -> list[dict[str, Any]]:
+        with contextlib.suppress(UsageError):  # so much came meanwhile that it is forgotten
+            return self.after(socket.query_params.get("after"))
+        return [*self._sent]
+
+    async def _hear(self, socket: WebSocket) -> int:
+        """Take in events until the connection ends; gives its close code."""
         try:
             while True:
-                text = await self._socket.receive_text()
+                text = await socket.receive_text()
                 try:
                     await self._take(text)
                 except StenoError as error:
                     await self._send(_error(error))
-        except (WebSocketDisconnect, RuntimeError, KeyError):
-            pass  # gone; or a message that is not text, after which nothing makes sense
-        finally:
-            if self._stream:
-                await self._stream.close()
+        except WebSocketDisconnect as gone:
+            return gone.code
+        except (RuntimeError, KeyError):
+            return NOT_TEXT  # a message that is not text, after which nothing makes sense
 
     async def _take(self, text: str) -> None:
         said = _parsed(text)
@@ -171,7 +292,7 @@ class _Conversation:
 
     async def _update(self, said: dict[str, Any], *, old: bool) -> None:
         self._session.update(_object(said, "session"), old=old)
-        group_of(self._socket, self._session.model)  # refuses unknown ones
+        group_of(self._connection, self._session.model)  # refuses unknown ones
         self._session.options()
         if self._stream:  # what was said so far is finished with the options that it began with
             stream, self._stream, self._input = self._stream, None, None
@@ -189,18 +310,19 @@ class _Conversation:
         if self._stream is None:
             self._stream = await self._opened()
         samples = await run_in_threadpool(self._input.take, data)
+        self._taken += len(samples) / BYTES_PER_SECOND
         await self._stream.hear(samples)
 
-    async def _opened(self) -> _Stream:
+    async def _opened(self) -> Stream:
         session = self._session
-        group = group_of(self._socket, session.model)
-        child = await self._socket.app.state.engines.process(group)
-        stream = _Stream(child, self._event)
+        group = group_of(self._connection, session.model)
+        child = await self._connection.app.state.engines.process(group)
+        stream = Stream(child, self._event)
         await stream.open(
             {
                 "options": changes(session.options()),
                 "turns": session.turns,
-                "owner": self._who.id,
+                "owner": self.who.id,
             }
         )
         return stream
@@ -216,7 +338,7 @@ class _Conversation:
         for made in self._made(event, item, number):
             await self._send(made)
         if event["kind"] == "completed":
-            await self._socket.app.state.access.used(self._who, float(event["seconds"]))
+            await self._connection.app.state.access.used(self.who, float(event["seconds"]))
 
     def _made(self, event: dict[str, Any], item: str, number: int) -> list[dict[str, Any]]:
         buffer, heard = "input_audio_buffer", "conversation.item.input_audio_transcription"
@@ -243,93 +365,13 @@ class _Conversation:
     async def _send(self, event: dict[str, Any]) -> None:
         event = {"event_id": f"event_{secrets.token_hex(8)}", **event}
         async with self._sending:
+            self._sent.append(event)
+            await self._write(event)
+
+    async def _write(self, event: dict[str, Any]) -> None:
+        if self._socket is not None:
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone
                 await self._socket.send_text(json.dumps(event, ensure_ascii=False))
-
-
-class _Stream:
-    """The stream in the worker process, and how much of it is under way."""
-
-    def __init__(self, child: Child, told: Callable[[dict[str, Any]], Any]) -> None:
-        self._child = child
-        self._told = told
-        self._id = secrets.token_hex(8)
-        self._said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._sent = 0.0  # seconds of audio
-        self._heard = 0.0
-        self._moved = asyncio.Event()
-        self._committed: asyncio.Future[bool] | None = None
-        self._opened = asyncio.Event()
-        self._closed = asyncio.Event()
-        self._error: StenoError | None = None
-        self._reader: asyncio.Task[None] | None = None
-
-    async def open(self, opening: dict[str, Any]) -> None:
-        loop = asyncio.get_running_loop()
-
-        def answer(what: dict[str, Any]) -> None:  # on the child's thread
-            loop.call_soon_threadsafe(self._said.put_nowait, what)
-
-        self._reader = asyncio.create_task(self._read())
-        self._child.ask({"live": self._id, "open": opening}, answer)
-        await self._opened.wait()
-        if self._error:
-            raise self._error
-
-    def say(self, **what: object) -> None:
-        self._child.say(self._id, **what)
-
-    async def hear(self, samples: bytes) -> None:
-        """Hand over 16-bit samples at 16 kHz; waits while too much is under way."""
-        if self._closed.is_set():
-            raise self._error or EngineFailed("the stream has ended", do="Connect again")
-        self._sent += len(samples) / 32_000
-        self.say(audio=base64.b64encode(samples).decode())
-        while self._sent - self._heard > AHEAD_SECONDS and not self._closed.is_set():
-            self._moved.clear()
-            await self._moved.wait()
-
-    async def commit(self) -> bool:
-        if self._closed.is_set():
-            return False
-        self._committed = asyncio.get_running_loop().create_future()
-        self.say(commit=True)
-        return await self._committed
-
-    async def close(self, *, commit: bool = False) -> None:
-        self.say(close="commit" if commit else "now")
-        if commit:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), CLOSE_SECONDS)
-        elif self._reader:
-            self._reader.cancel()
-
-    async def _read(self) -> None:
-        while True:
-            what = await self._said.get()
-            if "heard" in what:
-                self._heard = what["heard"]
-                self._moved.set()
-            elif "committed" in what and self._committed and not self._committed.done():
-                self._committed.set_result(bool(what["committed"]))
-            elif "opened" in what:
-                self._opened.set()
-            elif "event" in what:
-                await self._told(what)
-            if "error" in what:
-                self._error = restored(what["error"])
-                if self._opened.is_set():
-                    await self._told(what)
-            if "closed" in what or "error" in what:
-                self._end()
-                return
-
-    def _end(self) -> None:
-        self._closed.set()
-        self._opened.set()
-        self._moved.set()
-        if self._committed and not self._committed.done():
-            self._committed.set_result(False)
 
 
 def _turns(given: object) -> dict[str, Any]:
