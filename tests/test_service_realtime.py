@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,11 +68,12 @@ class Client:
             assert event["type"] != "error", event
         return event
 
-    def send(self, wave: NDArray[np.int16], rate: int = RATE) -> None:
-        """Audio, in pieces."""
-        step = round(STEP_SECONDS * rate)
+    def send(self, wave: NDArray[np.int16], pause: float = 0.0) -> None:
+        """Audio, in pieces, with a pause of so many seconds after each."""
+        step = round(STEP_SECONDS * RATE)
         for start in range(0, len(wave), step):
             self.append(wave[start : start + step].tobytes())
+            time.sleep(pause)
 
     def append(self, data: bytes) -> None:
         self.say("input_audio_buffer.append", audio=base64.b64encode(data).decode())
@@ -128,7 +130,7 @@ def test_speech_becomes_text_that_is_not_taken_back(
         client.say("session.update", session=session())
         updated = client.until("session.updated")["session"]
         assert updated["audio"]["input"]["turn_detection"]["type"] == "server_vad"
-        client.send(speech)
+        client.send(speech, pause=STEP_SECONDS / 2)
         client.until("input_audio_buffer.committed")
         first = completed(client)[0]
     assert client.of("input_audio_buffer.speech_started")[0]["audio_start_ms"] < 1000

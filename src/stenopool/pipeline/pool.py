@@ -29,7 +29,7 @@ from stenopool.pipeline.liveness import Death, Register, release
 from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, STALLED, Spec
 
 COMMAND = (sys.executable, "-m", "stenopool.pipeline.worker")
-SILENT_SECONDS = 30.0  # beyond the limit for a recording: the process itself hangs
+SILENT_SECONDS = 45.0  # it says something every second, unless the whole process stands still
 RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends between jobs
 LAST_WORDS_SECONDS = 2.0  # until what a dead process has said is read
 WANTED_SECONDS = 5.0  # after the last time that a process was asked for in vain
@@ -252,12 +252,20 @@ class Pool:
         }
 
     def ready(self, group: Group) -> Child | None:
-        """A process that takes requests for a model; where there is none, one is wanted by now."""
+        """The process with the fewest requests that takes more of them for a model; where there is
+        none, one is wanted by now."""
         kind = Kind(group, alone=False, reserved=self.limits.reserved)
-        for child in self.children:
-            takes = child.kind == kind and child.ready and child.draining_since is None
-            if takes and child.process.poll() is None:  # else it died, and nobody has noticed yet
-                return child
+        found = [
+            child
+            for child in self.children
+            if child.kind == kind
+            and child.ready
+            and child.draining_since is None
+            # Else it died, and nobody has noticed yet.
+            and child.process.poll() is None
+        ]
+        if found:
+            return min(found, key=lambda child: len(child.answers))
         self._asked[kind] = time.monotonic() + WANTED_SECONDS
         return None
 
@@ -406,7 +414,7 @@ class Pool:
                 self._check_memory(child)
             if child.draining_since and now - child.draining_since > DRAIN_SECONDS + 5:
                 child.kill(child.killed_for)
-            elif child.ready and now - child.heard > self.limits.stall_seconds + SILENT_SECONDS:
+            elif child.ready and now - child.heard > SILENT_SECONDS:
                 child.kill("stalled")
 
     def _check_memory(self, child: Child) -> None:

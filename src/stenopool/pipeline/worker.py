@@ -95,11 +95,16 @@ def run(spec: Spec, load: Callable[[Spec], Listener], parent: IO[str], stdin: IO
     line = _Line(parent)
     try:
         listener = load(spec)
-        worker = Worker(spec, listener, open_database(spec.database), line)
-        worker.hear(stdin)
     except StenoError as error:
         line.tell(error={**error.record(), "exit_status": error.exit_status})
         return error.exit_status
+    try:
+        engine = open_database(spec.database)
+    except StenoError as error:  # the parent has it open: it is away, or has too many connections
+        log.warning("cannot reach the database: %s", error)
+        return error.exit_status
+    worker = Worker(spec, listener, engine, line)
+    worker.hear(stdin)
     return worker.work()
 
 
