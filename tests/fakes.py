@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from stenopool.decoding.options import Options
 from stenopool.decoding.readings import Reading
 from stenopool.decoding.tokens import SECONDS_PER_TIMESTAMP, Vocabulary
 from stenopool.engines.base import Alignment, Encoded, Hypothesis, Search
+
+if TYPE_CHECKING:
+    from stenopool import Transcriber
 
 WORDS = [
     "apple",
@@ -91,6 +94,11 @@ def settled(**given: object) -> Options:
     return options.resolved(
         algorithm="packed", chunk_seconds=None, multilingual=True, beam_size=5, batch_size=8
     )
+
+
+def vocabulary_of(transcriber: Transcriber) -> Vocabulary:
+    """The real tokens of a Whisper model."""
+    return Vocabulary(transcriber.model.folder / "tokenizer.json")
 
 
 def text_of(readings: Iterable[Reading]) -> list[str]:
@@ -178,6 +186,7 @@ class FakeEngine:
     multilingual: bool = False
     workers: int = 1
     batch_size: int = 8
+    short_frames: int = 1000
     beam_size: int = 5
     tells_early: bool = False
     asked: list[Asked] = field(default_factory=list)
@@ -185,7 +194,8 @@ class FakeEngine:
     detected: int = 0
 
     def encode(self, features: Features) -> Encoded:
-        assert features.shape[1:] == (self.mel_bins, 3000)
+        assert features.shape[1] == self.mel_bins
+        assert features.shape[2] in {3000, self.short_frames}
         assert features.dtype == np.float32
         return cast(Encoded, features)
 
@@ -265,7 +275,7 @@ def _features(encoded: Encoded) -> Features:
 
 def text_tokens(vocabulary: Vocabulary, text: str) -> tuple[int, ...]:
     """Tokens of a text with a space before it."""
-    return tuple(vocabulary._encode(f" {text}")) if text else ()
+    return tuple(vocabulary.encode(f" {text}")) if text else ()
 
 
 def hypothesis(

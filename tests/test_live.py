@@ -8,7 +8,13 @@ import numpy as np
 from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.audio.vad import FRAME_SAMPLES
 from stenopool.audio.windows import Window
-from stenopool.decoding.live import LONGEST_SECONDS, Live, LiveEvent, TurnDetection
+from stenopool.decoding.live import (
+    CONTEXT_SECONDS,
+    LONGEST_SECONDS,
+    Live,
+    LiveEvent,
+    TurnDetection,
+)
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading
 from stenopool.transcript import Word
@@ -37,7 +43,9 @@ class Script:
     def __init__(self) -> None:
         self.finals = 0
         self.partials = 0
-        self.waiting: list[tuple[Window, Future[list[Reading]]]] = []
+        self.waiting: list[tuple[Window, bool, Future[list[Reading]]]] = []
+        self.onset: float | None = None  # seconds, of the utterance
+        self.longest = 0.0  # seconds of a window that was not read for the last time
         self.held = False
         self.error: Exception | None = None
         self.revise = False
@@ -46,37 +54,48 @@ class Script:
         self.finals += final
         self.partials += not final
         future: Future[list[Reading]] = Future()
-        self.waiting.append((window, future))
+        self.waiting.append((window, final, future))
         if not self.held:
             self.answer()
         return future
 
     def answer(self) -> None:
-        for window, future in self.waiting:
+        for window, final, future in self.waiting:
             if self.error:
                 future.set_exception(self.error)
             else:
-                future.set_result([self._reading(window)])
+                future.set_result([self._reading(window, final=final)])
         self.waiting.clear()
 
-    def _reading(self, window: Window) -> Reading:
+    def _reading(self, window: Window, *, final: bool) -> Reading:
         begin = window.pieces[0].start / SAMPLE_RATE
         loud = np.flatnonzero(np.abs(window.samples) > LOUD / 2)
         if not len(loud):
             return Reading((), Figures(0.0, 0.0, 1.0, ()), 0.0, window.end)
-        first, last = loud[0] / SAMPLE_RATE, (loud[-1] + 1) / SAMPLE_RATE
-        count = round((last - first) / WORD_SECONDS)
+        first, last = begin + loud[0] / SAMPLE_RATE, begin + (loud[-1] + 1) / SAMPLE_RATE
+        if self.onset is None:
+            self.onset = first
+        skipped, count = (round((at - self.onset) / WORD_SECONDS) for at in (first, last))
         changed = self.partials if self.revise else 0
         words = tuple(
             Word(
                 f" {'x' * changed}{number}",
-                begin + first + number * WORD_SECONDS,
-                begin + first + (number + 1) * WORD_SECONDS,
+                self.onset + number * WORD_SECONDS,
+                self.onset + (number + 1) * WORD_SECONDS,
                 1.0,
             )
-            for number in range(count)
+            for number in range(skipped, count)
+            if window.samples[self._middle(number, begin)] > LOUD / 2
         )
+        self.longest = max(self.longest, 0.0 if final else window.seconds)
+        if final:
+            self.onset = None
         return Reading(words, Figures(0.0, 0.0, 1.0, ()), 0.0, window.end)
+
+    def _middle(self, number: int, begin: float) -> int:
+        """The sample of a window, which begins at a second, in the middle of a word."""
+        assert self.onset is not None
+        return round((self.onset + (number + 0.5) * WORD_SECONDS - begin) * SAMPLE_RATE)
 
 
 class Heard:
@@ -132,6 +151,29 @@ def test_what_two_readings_do_not_agree_on_waits_for_the_last_one() -> None:
     assert heard.told(0).strip() == heard.completed()[0] != ""
 
 
+def test_what_was_told_is_not_read_again_and_again() -> None:
+    script = Script()
+    heard = Heard(script)
+    heard.say(speech(25))
+    assert len(heard.told(0).split()) >= 90  # of the 100 that were said so far
+    assert script.longest < CONTEXT_SECONDS + 2
+    heard.say(silence(1))
+    assert heard.completed()[0].split() == [str(number) for number in range(100)]
+
+
+def test_what_a_reading_says_of_the_past_changes_nothing_that_comes_after() -> None:
+    script = Script()
+    heard = Heard(script)
+    heard.say(speech(4))
+    early = heard.told(0)
+    script.revise = True  # the last reading will be of another opinion about all
+    heard.say(speech(1), silence(1))
+    assert heard.told(0).startswith(early)
+    last = heard.told(0).removeprefix(early).split()
+    assert last == heard.completed()[0].split()[-len(last) :]
+    assert len(early.split()) + len(last) == len(heard.completed()[0].split()) == 20
+
+
 def test_an_utterance_is_read_once_at_a_time() -> None:
     script = Script()
     script.held = True
@@ -179,9 +221,11 @@ def test_without_turn_detection_only_commit_ends_an_utterance() -> None:
 
 
 def test_cleared_audio_is_forgotten() -> None:
-    heard = Heard(Script())
+    script = Script()
+    heard = Heard(script)
     heard.say(speech(1))
     heard.live.clear()
+    script.onset = None
     assert not heard.live.commit()
     heard.say(silence(1), speech(1), silence(1))
     assert heard.completed() == ["0 1 2 3"]

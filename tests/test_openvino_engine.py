@@ -15,7 +15,7 @@ import pytest
 from rapidfuzz.distance import Levenshtein
 
 from stenopool.audio import SAMPLE_RATE
-from stenopool.audio.features import Features, log_mel
+from stenopool.audio.features import FRAMES_PER_SECOND, Features, log_mel
 from stenopool.audio.media import Recording
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Alignment, Engine, Hypothesis, Search
@@ -240,6 +240,27 @@ def test_alignment_after_decoding_belongs_to_its_window(
         assert np.abs(lone.starts - batch[number].starts).max() <= 0.04
     again = exact.generate(encoded, [prompt(vocabulary)] * WINDOWS, GREEDY)
     assert [one.tokens for one in again] == [one.tokens for one in found]
+
+
+def test_short_window_is_heard_as_ctranslate2_hears_it(
+    exact: OpenVINOEngine, peer: CTranslate2Engine, speech_wav: Path, vocabulary: Vocabulary
+) -> None:
+    """It knows of no repetitions: CTranslate2 attends to the short window itself."""
+    seconds = exact.short_frames / FRAMES_PER_SECOND
+    with Recording(speech_wav) as recording:
+        samples = np.concatenate(list(recording))[: round((seconds - 1) * SAMPLE_RATE)]
+    short = np.ascontiguousarray(log_mel(samples, 80)[None, :, : exact.short_frames])
+    told = prompt(vocabulary)
+    (ours,), (theirs,) = heard(exact, short, told), heard(peer, short, told)
+    assert ours.tokens == theirs.tokens
+    assert len(ours.tokens) > 15
+    assert ours.avg_logprob == pytest.approx(theirs.avg_logprob, abs=1e-3)
+    texts = [ours.tokens]
+    head = vocabulary.head(None, "transcribe")
+    (found,), (expected,) = (
+        one.align(one.encode(short), head, texts, [seconds - 1]) for one in (exact, peer)
+    )
+    assert np.abs(found.starts - expected.starts).max() < 0.1
 
 
 def test_calls_from_threads_give_the_same_as_alone(

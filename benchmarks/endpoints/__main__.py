@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     load = _command(commands, "load", "many clients at once")
     load.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     load.add_argument("--seconds", type=float, default=60.0, help="of load for each number")
+    load.add_argument("--clips", type=int, default=64, help="that are sent again and again")
     load.add_argument("--last-seconds", type=float, default=300.0, help="for the last number")
     load.add_argument("--peer-python", type=Path, help="of an environment with faster-whisper")
     load.add_argument("--peer-model", type=Path, help="folder with the same weights")

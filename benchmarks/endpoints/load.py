@@ -22,7 +22,7 @@ from chaos.report import Report
 from . import servers
 
 SHORTEST, LONGEST = 5.0, 15.0  # seconds of a clip
-OFFLINE_ROUNDS = 3
+OFFLINE_ROUNDS = 2
 PEER_SECONDS = 60.0
 LEAST_OF_OFFLINE, LEAST_OF_PEER = 0.8, 3.0
 TOO_MANY = 429
@@ -84,7 +84,7 @@ class Load:
 def measure(arguments: argparse.Namespace, folder: Path) -> Report:
     """Offline, under load, the peer, and offline again."""
     report = Report(f"Load on `{arguments.model}`, clips of {SHORTEST:.0f} to {LONGEST:.0f} s")
-    clips = clips_of(arguments.data)
+    clips = clips_of(arguments.data)[: arguments.clips]
     before = offline(arguments.model, clips)
     last = Load()
     with servers.steno(folder, arguments.model) as port:

@@ -53,12 +53,15 @@ class Heard:
         final: words of each item at its end; those that were told before count from then.
         texts: of whole utterances, by item.
         errors: messages.
+        left: words that were told at the end of an item and belong to the next one: it was too long
+            and was parted.
     """
 
     told: dict[str, Told] = field(default_factory=dict)
     final: dict[str, Told] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    left: Told = field(default_factory=list)
 
     def take(self, event: dict[str, Any], at: float) -> None:
         """An event of the session."""
@@ -74,10 +77,12 @@ class Heard:
 
     def _dated(self, item: str, words: list[str], at: float) -> Told:
         """The words of an item that has ended, each with the time since which it has stood."""
-        told = self.told.get(item, [])
-        times = [at] * len(words)
+        told = [*self.left, *self.told.get(item, [])]
+        times, last = [at] * len(words), 0
         for ours, theirs in matched([word for word, _ in told], words):
             times[theirs] = told[ours][1]
+            last = ours + 1
+        self.left = told[last:]
         return list(zip(words, times, strict=True))
 
 

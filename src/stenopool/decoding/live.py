@@ -1,7 +1,9 @@
 """Speech as it is spoken: utterances are found, read while they last, and read again at their end.
 
 While an utterance lasts, what two readings in a row agree on is told at once and not taken back
-("local agreement", Liu et al. 2020, as in Whisper-Streaming, Macháček et al. 2023).
+("local agreement", Liu et al. 2020, as in Whisper-Streaming, Macháček et al. 2023). The next
+readings begin a little before the end of what was told, so that they take no longer as the
+utterance gets longer.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.audio.vad import FRAME_SAMPLES, Tracker, VadOptions, VoiceSpan
 from stenopool.audio.windows import Piece, Window
 from stenopool.decoding.readings import Reading
+from stenopool.transcript import Word
 
 LONGEST_SECONDS = 28.0  # of an utterance: the model hears 30
 KEPT_SECONDS = 1.0  # before speech begins, of audio that may still belong to it
-LEAST_NEW_SECONDS = 0.5  # of audio between two readings of an utterance
-LEAST_SECONDS = 0.4  # of an utterance before it is read at all
+LEAST_NEW_SECONDS = 0.4  # of audio between two readings of an utterance
+LEAST_SECONDS = 0.6  # of an utterance before it is read at all
 PADDING_SECONDS = 0.3  # around an utterance
-UNSURE_SECONDS = 0.3  # at the end of what was heard so far: its last word may be cut
+UNSURE_SECONDS = 0.1  # at the end of what was heard so far: its last word may be cut
+CONTEXT_SECONDS = 3.0  # of what was told, heard again for the sake of what follows
+OVERLAP_WORDS = 5  # that may be heard again though they were told
+OVERLAP_SECONDS = 1.0  # around the end of what was told, where that may be
 
 Kind: TypeAlias = Literal["started", "stopped", "text", "completed", "failed"]
 
@@ -80,8 +86,23 @@ class _Utterance:
     read_until: int = 0  # sample up to which it was read last
     reading: bool = False
     closed: bool = False
-    before: list[str] = field(default_factory=list)  # words of the last reading
-    told: list[str] = field(default_factory=list)
+    before: list[Word] = field(default_factory=list)  # of the last reading, not told
+    told: list[Word] = field(default_factory=list)
+
+    @property
+    def told_until(self) -> float:
+        """Seconds of the stream."""
+        return self.told[-1].end if self.told else 0.0
+
+    def fresh(self, words: Sequence[Word]) -> list[Word]:
+        """What a reading says beyond what was told."""
+        found = [one for one in words if (one.start + one.end) / 2 > self.told_until]
+        if found and self.told and found[0].start < self.told_until + OVERLAP_SECONDS:
+            told, heard = ([_plain(one) for one in some] for some in (self.told, found))
+            for count in range(min(OVERLAP_WORDS, len(told), len(heard)), 0, -1):
+                if told[-count:] == heard[:count]:
+                    return found[count:]
+        return found
 
 
 class Live:
@@ -178,19 +199,21 @@ class Live:
             elif self._open is not None and not self._tracker.is_open:
                 self._open = None  # too short to be speech: nothing was told of it but its start
 
-    def _begin(self, start: int) -> None:
+    def _begin(self, start: int, told: Sequence[Word] = ()) -> None:
         padded = max(self._first, start - round(PADDING_SECONDS * SAMPLE_RATE))
         floor = round(self._last * SAMPLE_RATE)
-        self._open = _Utterance(self._count, max(padded, floor))
+        self._open = _Utterance(self._count, max(padded, floor), told=[*told])
         self._count += 1
         self._tell(LiveEvent("started", self._open.number, self._open.start / SAMPLE_RATE))
 
     def _close(self, span: VoiceSpan) -> None:
         padding = round(PADDING_SECONDS * SAMPLE_RATE)
-        end = span.end if self._tracker.is_open else span.end + padding
+        goes_on = self._tracker.is_open  # it was too long
+        told = self._open.told if self._open and goes_on else []
+        end = span.end if goes_on else span.end + padding
         self._end(self._open.start if self._open else span.start, min(end, self._judged))
-        if self._tracker.is_open:  # it was too long, and goes on
-            self._begin(span.end)
+        if goes_on:
+            self._begin(span.end, [word for word in told if word.start * SAMPLE_RATE >= span.end])
 
     def _end(self, start: int, end: int) -> None:
         utterance = self._open or _Utterance(self._count, start)
@@ -200,7 +223,7 @@ class Live:
         self._tell(LiveEvent("stopped", utterance.number, self._last))
         self._finals += 1
         future = self._read(self._window(start, end), final=True)
-        future.add_done_callback(lambda done: self._completed(utterance, (end - start), done))
+        future.add_done_callback(lambda done: self._completed(utterance, end - start, done))
         if not self._turns.automatic:
             self._drop(end)
 
@@ -208,10 +231,9 @@ class Live:
         with self._idle:
             try:
                 words = _words(done.result())
-                rest = words[len(utterance.told) :]
-                if rest and _starts_alike(words, utterance.told):
-                    self._tell(LiveEvent("text", utterance.number, text="".join(rest)))
-                text = "".join(words).strip()
+                if rest := utterance.fresh(words):
+                    self._tell(LiveEvent("text", utterance.number, text=_text(rest)))
+                text = _text(words).strip()
                 seconds = samples / SAMPLE_RATE
                 self._tell(LiveEvent("completed", utterance.number, seconds, text))
             except Exception as error:  # noqa: BLE001  told to whoever listens
@@ -230,8 +252,15 @@ class Live:
         if end - one.read_until < LEAST_NEW_SECONDS * SAMPLE_RATE:
             return
         one.reading, one.read_until = True, end
-        future = self._read(self._window(one.start, end), final=False)
+        start = max(one.start, self._context(one))
+        future = self._read(self._window(start, end), final=False)
         future.add_done_callback(lambda done: self._agree(one, end, done))
+
+    def _context(self, one: _Utterance) -> int:
+        """The sample of the stream at which the last words that were told begin."""
+        since = one.told_until - CONTEXT_SECONDS
+        late = [word.start for word in one.told if word.start >= since]
+        return round((late[0] if late else one.told_until) * SAMPLE_RATE)
 
     def _agree(self, one: _Utterance, end: int, done: Future[list[Reading]]) -> None:
         with self._lock:
@@ -239,15 +268,12 @@ class Live:
             if one.closed or done.cancelled() or done.exception() is not None:
                 return  # the last reading tells
             sure = end / SAMPLE_RATE - UNSURE_SECONDS
-            words = [word.word for reading in done.result() for word in reading.words]
-            known = [
-                word.word for reading in done.result() for word in reading.words if word.end <= sure
-            ]
-            agreed = _common(one.before, known)
-            one.before = words
-            if len(agreed) > len(one.told) and _starts_alike(agreed, one.told):
-                self._tell(LiveEvent("text", one.number, text="".join(agreed[len(one.told) :])))
-                one.told = agreed
+            fresh = one.fresh(_words(done.result()))
+            agreed = [word for word in _common(one.before, fresh) if word.end <= sure]
+            one.before = fresh[len(agreed) :]
+            if agreed:
+                one.told += agreed
+                self._tell(LiveEvent("text", one.number, text=_text(agreed)))
 
     def _window(self, start: int, end: int) -> Window:
         start = max(start, self._first)
@@ -269,23 +295,24 @@ class Live:
             self._first += count
 
 
-def _words(readings: Sequence[Reading]) -> list[str]:
-    return [word.word for reading in readings for word in reading.words]
+def _words(readings: Sequence[Reading]) -> list[Word]:
+    return [word for reading in readings for word in reading.words]
 
 
-def _plain(word: str) -> str:
-    return word.strip().strip(".,;:!?\"'-").casefold()
+def _text(words: Sequence[Word]) -> str:
+    return "".join(word.word for word in words)
 
 
-def _common(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """The words of the second that both begin with."""
-    agreed = []
-    for left, right in zip(one, other, strict=False):
-        if _plain(left) != _plain(right):
+def _common(before: Sequence[Word], now: Sequence[Word]) -> list[Word]:
+    """The words at the beginning of a reading that the one before had there, too."""
+    found = []
+    for earlier, word in zip(before, now, strict=False):
+        if _plain(earlier) != _plain(word):
             break
-        agreed.append(right)
-    return agreed
+        found.append(word)
+    return found
 
 
-def _starts_alike(words: Sequence[str], told: Sequence[str]) -> bool:
-    return len(_common(told, words)) == len(told)
+def _plain(word: Word) -> str:
+    """As words are compared: how the model writes them changes with what follows."""
+    return word.word.strip().strip(".,;:!?\"'-").casefold()

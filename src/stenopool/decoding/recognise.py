@@ -121,7 +121,7 @@ class Recogniser:
                 return [timed.reading()], ()
             return [timed.reading_before()], (timed.rest,)
         if self.is_silence(decoded):
-            return [_nothing(decoded)], ()
+            return [nothing(decoded)], ()
         if window.seconds > HALVED_SECONDS and not final:
             return [], window.halves()
         return [self._last_resort(timed)], ()
@@ -136,7 +136,7 @@ class Recogniser:
         window = timed.decoded.window
         encoded = self.encode([window])
         best = self.best(window, encoded, [timed.decoded])
-        return self.timed([best], encoded)[0].reading() if self.usable(best) else _nothing(best)
+        return self.timed([best], encoded)[0].reading() if self.usable(best) else nothing(best)
 
     def usable(self, decoded: Decoded) -> bool:
         """Whether a text may be given to the user, with its flags if it has any."""
@@ -258,7 +258,7 @@ def _words_before_hole(words: Sequence[PlacedWord]) -> int:
     return next(holes, len(words))
 
 
-def _nothing(decoded: Decoded) -> Reading:
+def nothing(decoded: Decoded) -> Reading:
     """No words: all speech of the window is dropped."""
     window = decoded.window
     return Reading((), decoded.figures, window.speech_seconds, window.end)

@@ -76,6 +76,8 @@ class Engine(Protocol):
         multilingual: whether it knows languages other than English.
         workers: threads that keep it busy.
         batch_size: windows in a call that it runs best.
+        short_frames: frames of the short windows that it also takes, for readings that must be
+            fast; as many as a whole window has, where it takes no others.
         beam_size: hypotheses of a window that it is asked for by default.
 
     Raises:
@@ -97,10 +99,12 @@ class Engine(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
+    def short_frames(self) -> int: ...
+    @property
     def beam_size(self) -> int: ...
 
     def encode(self, features: Features) -> Encoded:
-        """(windows, mel_bins, 3000) float32 → the encoder's output."""
+        """(windows, mel_bins, 3000 or `short_frames`) float32 → the encoder's output."""
         ...
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:

@@ -15,7 +15,7 @@ import ctranslate2
 import numpy as np
 from numpy.typing import NDArray
 
-from stenopool.audio.features import FRAMES_PER_SECOND, Features
+from stenopool.audio.features import FRAMES_PER_SECOND, WINDOW_FRAMES, Features
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
 
@@ -50,6 +50,7 @@ class CTranslate2Engine:
         self.device = device
         self.workers = min(threads, MOST_WORKERS) if device == "cpu" else 1
         self.batch_size = BATCH_SIZE[device]
+        self.short_frames = WINDOW_FRAMES
         try:
             self._model = ctranslate2.models.Whisper(
                 str(folder),

@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from stenopool.audio.features import Features
+from stenopool.audio.features import FRAMES_PER_SECOND, WINDOW_FRAMES, Features
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.engines.openvino.alignment import starts
 from stenopool.engines.openvino.batch import UNHEARD, Batch, Decoding, failures, infer
@@ -39,6 +39,7 @@ MOST_BATCH_BYTES = 400_000_000  # of keys and values: a large model has fewer pl
 MERGED_AFTER: dict[int, int] = {}
 PADDED_TO = 32  # tokens to align: OpenVINO keeps what it made for each length, a megabyte or more
 KEPT_SHAPES = 100  # instead of 5,000, for the same reason; it is not slower
+SHORT_FRAMES = 10 * FRAMES_PER_SECOND  # a third of a window
 AHEAD = 3  # windows that are encoded, aligned and judged while others are in the batch
 
 
@@ -59,6 +60,7 @@ class OpenVINOEngine:
     name = "openvino"
     device = "cpu"
     batch_size = 1  # windows of different calls meet in the batch that runs
+    short_frames = SHORT_FRAMES
     beam_size = 3  # more takes longer and is hardly better: see docs/concepts/cpu-speed.md
 
     def __init__(self, folder: Path, *, precision: str, threads: int) -> None:
@@ -86,8 +88,11 @@ class OpenVINOEngine:
             # windows join and leave, it gave NaN and wrong texts (OpenVINO 2026.4).
             "KV_CACHE_PRECISION": floating,
         }
+        self._folder = folder
+        self._short_lock = Lock()
+        self._short: ov.CompiledModel | None = None  # made when it is needed
         with failures():
-            compiled = Compiled(folder / "model.bin", options, precision)
+            self._compiled = compiled = Compiled(folder / "model.bin", options, precision)
             graphs = dict(self._graphs(weights))
             self._lock = Lock()
             with ThreadPoolExecutor(len(graphs)) as pool:
@@ -121,11 +126,25 @@ class OpenVINOEngine:
 
     def _encoded(self, group: _Group, window: Features) -> Room:
         room = self._rooms.take()
+        model = self._short_encoder() if window.shape[1] < WINDOW_FRAMES else None
         with group.turns:
+            request = group.short(model) if model else group.encoder
             for name, tensor in room.tensors(1).items():
-                group.encoder.set_tensor(name, tensor)
-            infer(group.encoder, {"features": window[None]})
+                request.set_tensor(name, tensor)
+            infer(request, {"features": window[None]})
         return room
+
+    def _short_encoder(self) -> ov.CompiledModel:
+        """The encoder of short windows. Most processes never need it."""
+
+        def build() -> ov.Model:
+            parts = Parts(read_weights(self._folder), int8=self.precision == INT8)
+            return encoder(parts, self._stored, self._merged_after, SHORT_FRAMES)
+
+        with self._short_lock, failures():
+            if self._short is None:
+                self._short = self._compiled.graph("short", build)
+            return self._short
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
         special = self._special
@@ -223,8 +242,15 @@ class _Group:
         self.turns = Turns()
         self.callers = 0
         self.encoder = models["encoder"].create_infer_request()
+        self._short: ov.InferRequest | None = None
         self.aligner = models["aligner"].create_infer_request()
         self._batch = Batch(models["writer"].create_infer_request(), room, places, special)
+
+    def short(self, model: ov.CompiledModel) -> ov.InferRequest:
+        """The encoder of short windows; `turns` is held."""
+        if self._short is None:
+            self._short = model.create_infer_request()
+        return self._short
 
     def decode(self, decodings: Sequence[Decoding]) -> list[Hypothesis]:
         """Let windows join the batch, and take turns with other callers in going on with it."""
