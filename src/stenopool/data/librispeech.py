@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stenopool.data.recording import Recording, unreadable
+from stenopool.data.recording import OnBad, Recording, good, unreadable
 from stenopool.errors import UsageError
 
 TRANSCRIPTS = "*.trans.txt"
@@ -16,7 +16,7 @@ SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".mp3")
 NAME_PARTS = 3  # speaker, chapter, number
 
 
-def librispeech(folder: Path) -> Iterator[Recording]:
+def librispeech(folder: Path, on_bad: OnBad | None = None) -> Iterator[Recording]:
     """The recordings below a folder, chapter by chapter in the order of their names.
 
     Raises:
@@ -24,15 +24,18 @@ def librispeech(folder: Path) -> Iterator[Recording]:
         UsageError: a line is none of `ID TEXT`.
     """
     for transcripts in sorted(folder.rglob(TRANSCRIPTS)):
-        yield from _chapter(transcripts)
+        yield from _chapter(transcripts, on_bad)
 
 
-def _chapter(transcripts: Path) -> Iterator[Recording]:
+def _chapter(transcripts: Path, on_bad: OnBad | None) -> Iterator[Recording]:
+    def recording(numbered: tuple[int, bytes]) -> Recording:
+        number, line = numbered
+        return _recording(line, transcripts, f"`{transcripts}`, line {number}")
+
     try:
         with transcripts.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _recording(line, transcripts, f"`{transcripts}`, line {number}")
+            lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            yield from good(lines, recording, on_bad)
     except OSError as error:
         raise unreadable(transcripts, error) from error
 

@@ -6,22 +6,29 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from stenopool.data.recording import Recording, recording_of, unreadable
+from stenopool.data.recording import OnBad, Recording, good, recording_of, unreadable
 from stenopool.errors import UsageError
 
 LONGEST_LINE = 1 << 24  # bytes; the reference of a day of speech has less than one MB
 
 
-def manifest(path: Path) -> Iterator[Recording]:
+def manifest(path: Path, on_bad: OnBad | None = None) -> Iterator[Recording]:
     """The recordings of a JSONL manifest, line by line.
+
+    Args:
+        on_bad: takes note of a line that is no recording, which is then left out.
 
     Raises:
         InputUnreadable: the manifest cannot be read.
         UsageError: a line is no recording; it names the line.
     """
-    for number, line in _lines(path):
+
+    def recording(numbered: tuple[int, bytes]) -> Recording:
+        number, line = numbered
         where = f"`{path}`, line {number}"
-        yield recording_of(_object(line, where), path.parent, where)
+        return recording_of(_object(line, where), path.parent, where)
+
+    yield from good(_lines(path), recording, on_bad)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from stenopool.errors import InputUnreadable, UsageError
+from stenopool.errors import InputUnreadable, StenoError, UsageError
 from stenopool.files import write_whole
 
 # The first name is the one of the manifest; the others are what data sets call it elsewhere.
@@ -22,6 +23,10 @@ NAMES = {
     "language": ("language", "locale", "lang"),
     "licence": ("licence", "license"),
 }
+
+
+Line = TypeVar("Line")
+OnBad = Callable[[StenoError], None]  # takes note of a line that is no recording, or raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,21 @@ def recording_of(
         stored=stored,
         more={name: value for name, value in fields.items() if name not in known},
     )
+
+
+def good(
+    lines: Iterable[Line], make: Callable[[Line], Recording], bad: OnBad | None
+) -> Iterator[Recording]:
+    """The recording of each line; one that is none is for `bad`, or an error without it."""
+    for line in lines:
+        try:
+            found = make(line)
+        except UsageError as error:
+            if bad is None:
+                raise
+            bad(error)
+        else:
+            yield found
 
 
 def unreadable(path: Path, error: OSError) -> InputUnreadable:

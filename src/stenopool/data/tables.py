@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from stenopool.data.recording import NAMES, Recording, recording_of, unreadable
+from stenopool.data.recording import NAMES, OnBad, Recording, good, recording_of, unreadable
 from stenopool.errors import UsageError
 
 CLIPS = "clips"  # where Common Voice has the files that its tables name
@@ -22,7 +22,7 @@ class Rows(Protocol):
     def __iter__(self) -> Iterator[list[str]]: ...
 
 
-def table(path: Path) -> Iterator[Recording]:
+def table(path: Path, on_bad: OnBad | None = None) -> Iterator[Recording]:
     """The recordings of a table, row by row.
 
     A `.tsv` is taken literally, quotes included, as Common Voice writes it; a `.csv` is separated
@@ -34,29 +34,33 @@ def table(path: Path) -> Iterator[Recording]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _rows(path, file)
+            yield from _rows(path, file, on_bad)
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def _rows(path: Path, lines: Iterator[str]) -> Iterator[Recording]:
+def _rows(path: Path, lines: Iterator[str], on_bad: OnBad | None) -> Iterator[Recording]:
     line = 1
     try:
         header = next(lines, "")
         rows = _reader(path, header, lines)
         columns = [one.strip().lower() for one in next(_reader(path, header, iter([header])), [])]
         folder = _folder(path, columns)
-        for row in rows:
-            line = rows.line_num + 1  # of the header
+
+        def recording(numbered: tuple[int, list[str]]) -> Recording:
+            nonlocal line
+            line, row = numbered
             where = f"`{path}`, line {line}"
-            if not row:
-                continue
             if len(row) != len(columns):
                 raise UsageError(
                     f"{where}: it has {len(row)} columns, the header {len(columns)}",
                     do="Quote what contains the separator",
                 )
-            yield recording_of(dict(zip(columns, row, strict=True)), folder, where)
+            return recording_of(dict(zip(columns, row, strict=True)), folder, where)
+
+        # One is the header's.
+        numbered = ((rows.line_num + 1, row) for row in rows if row)
+        yield from good(numbered, recording, on_bad)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(
             f"`{path}`, after line {line}: {error}",

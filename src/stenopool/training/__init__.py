@@ -1,0 +1,1 @@
+"""Training: models learn your recordings. Needs the extra `train`."""
