@@ -19,7 +19,7 @@ from stenopool import errors
 from stenopool.audio import media
 from stenopool.cli import app
 from stenopool.cli.console import READER_GONE
-from stenopool.decoding import options, quality, transcriber
+from stenopool.decoding import options, quality, whisper
 from stenopool.settings import Settings
 
 PROJECT = Path(__file__).parent.parent
@@ -107,7 +107,7 @@ def test_commands_that_the_pages_show_exist() -> None:
         (page.name, first, second)
         for page in PAGES
         for first, second in re.findall(
-            r"^(?:\$ )?steno ([a-z]+)(?: ([a-z]+))?", page.read_text(encoding="utf-8"), re.MULTILINE
+            r"^(?:\$ )?steno ([a-z]+)(?: ([a-z][a-z-]*))?", page.read_text(encoding="utf-8"), re.M
         )
     ]
     assert shown
@@ -187,7 +187,7 @@ def test_error_code_is_in_the_reference(error: type[errors.StenoError]) -> None:
 
 def flags() -> Iterator[str]:
     """Constants whose value is their name: what a transcript or a segment can be flagged with."""
-    for module in (quality, media, transcriber):
+    for module in (quality, media, whisper):
         for name, value in vars(module).items():
             if isinstance(value, str) and value == name.lower() and not hasattr(options, name):
                 yield value

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fakes import vocabulary_of
 from sounds import tone
 from stenopool import Transcriber, engines
 from stenopool.audio import SAMPLE_RATE
@@ -39,7 +40,7 @@ def ctranslate2_engine(models_dir: Path) -> Engine:
 
 @pytest.fixture
 def vocabulary(transcriber: Transcriber) -> Vocabulary:
-    return transcriber.vocabulary
+    return vocabulary_of(transcriber)
 
 
 @pytest.fixture(scope="module")

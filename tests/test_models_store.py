@@ -38,7 +38,8 @@ from stenopool.models.catalogue import (
     WheelPart,
     WheelSource,
 )
-from stenopool.models.store import LocalModel, Store
+from stenopool.models.local import LocalModel
+from stenopool.models.store import Store
 from stenopool.settings import settings
 
 FILES = {

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import FakeEngine, said, story
+from fakes import FakeEngine, said, story, vocabulary_of
 from listeners import (
     FORMATS,
     MODEL,
@@ -520,7 +520,7 @@ def tale(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hearing(transcriber: Transcriber, **engine: Any) -> Transcriber:
     """Real decoding of tones."""
-    changed = with_engine(transcriber, FakeEngine(transcriber.vocabulary, **engine))
+    changed = with_engine(transcriber, FakeEngine(vocabulary_of(transcriber), **engine))
     changed.detector = Loudness()  # type: ignore[assignment]
     return changed
 
@@ -531,7 +531,7 @@ def in_the_bucket(bucket: FolderBucket, path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [PACKED, CHUNKED])
-@pytest.mark.filterwarnings("ignore::stenopool.decoding.transcriber.UnsuitedAlgorithm")
+@pytest.mark.filterwarnings("ignore::stenopool.decoding.whisper.UnsuitedAlgorithm")
 def test_spans_give_the_transcript_that_one_go_gives(
     bucket: FolderBucket, transcriber: Transcriber, tale: Path, algorithm: str
 ) -> None:

@@ -21,7 +21,7 @@ import pytest
 from whisper_normalizer.english import EnglishTextNormalizer
 
 import stenopool
-from fakes import Asked, FakeEngine, Script, hypothesis, story
+from fakes import Asked, FakeEngine, Script, hypothesis, story, vocabulary_of
 from sounds import Sound, noise, pink_noise, tone, write_wav
 from stenopool import Options, Segment, Transcriber, Transcript
 from stenopool.audio import SAMPLE_RATE, Samples
@@ -29,7 +29,8 @@ from stenopool.audio.media import Recording
 from stenopool.audio.windows import Window
 from stenopool.decoding.batching import USUAL, Batcher, Claim, Reader, Readings
 from stenopool.decoding.options import ALGORITHMS, CHUNKED, PACKED, SEQUENTIAL
-from stenopool.decoding.transcriber import MOST_FILES, UNSUITED_ALGORITHM, UnsuitedAlgorithm
+from stenopool.decoding.transcriber import MOST_FILES
+from stenopool.decoding.whisper import UNSUITED_ALGORITHM, UnsuitedAlgorithm, WhisperFamily
 from stenopool.engines import choose
 from stenopool.errors import (
     Defect,
@@ -76,7 +77,7 @@ def same(transcript: Transcript) -> Transcript:
 def with_engine(transcriber: Transcriber, engine: FakeEngine) -> Transcriber:
     """The real detector and tokens with another engine."""
     changed = copy.copy(transcriber)
-    changed.engine = engine
+    changed.family = WhisperFamily(engine, engine.vocabulary, transcriber.model)
     changed.batcher = Batcher(engine.workers)
     changed.recogniser = lru_cache(changed._recogniser)
     return changed
@@ -248,7 +249,7 @@ def test_no_speech_gives_no_words(transcriber: Transcriber, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("algorithm", [SEQUENTIAL, CHUNKED])
-@pytest.mark.filterwarnings("ignore::stenopool.decoding.transcriber.UnsuitedAlgorithm")
+@pytest.mark.filterwarnings("ignore::stenopool.decoding.whisper.UnsuitedAlgorithm")
 def test_no_speech_gives_no_words_by_any_algorithm(
     transcriber: Transcriber, tmp_path: Path, algorithm: str
 ) -> None:
@@ -388,7 +389,7 @@ def parts(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
 @pytest.fixture
 def scripted(transcriber: Transcriber) -> tuple[Transcriber, FakeEngine]:
     """The real detector and tokens with an engine that always hears the same."""
-    engine = FakeEngine(transcriber.vocabulary, lambda asked: TWELVE)
+    engine = FakeEngine(vocabulary_of(transcriber), lambda asked: TWELVE)
     return with_engine(transcriber, engine), engine
 
 
@@ -632,7 +633,9 @@ def multilingual(transcriber: Transcriber) -> Multilingual:
     def make(
         languages: list[dict[str, float]], script: Script = lambda asked: " ".join(story(20))
     ) -> tuple[Transcriber, FakeEngine]:
-        engine = FakeEngine(transcriber.vocabulary, script, languages=languages, multilingual=True)
+        engine = FakeEngine(
+            vocabulary_of(transcriber), script, languages=languages, multilingual=True
+        )
         return with_engine(transcriber, engine), engine
 
     return make
@@ -645,7 +648,7 @@ def test_detected_language_is_told_to_the_model_and_to_the_user(
     transcript = transcriber.transcribe(speech_wav, Options())
     assert (transcript.language, transcript.language_probability) == ("de", 0.95)
     assert transcript.flags == ()
-    head = tuple(transcriber.vocabulary.head("de", "transcribe"))
+    head = tuple(vocabulary_of(transcriber).head("de", "transcribe"))
     assert all(asked.prompt[:3] == head for asked in engine.asked)
 
 

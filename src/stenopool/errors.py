@@ -4,7 +4,9 @@ StenoError
 ├── UsageError              exit 2   the request itself is wrong
 │   ├── UnknownName                  no such model, language, format or engine
 │   ├── Busy                         too much is waiting already (transient)
-│   └── UnsupportedOption            this model or algorithm cannot honour that option
+│   ├── UnsupportedOption            this model or algorithm cannot honour that option
+│   ├── ResumeRefused                what goes on must be what was begun
+│   └── TextDoesNotFit               a text that is to be aligned is not of this recording
 ├── InputError              exit 3   this recording cannot be transcribed
 │   ├── InputNotFound
 │   ├── InputNotAFile
@@ -19,7 +21,8 @@ StenoError
 ├── ModelError              exit 4   weights are missing, damaged or do not fit
 │   ├── ModelNotPulled
 │   ├── ModelDamaged
-│   └── ModelUnavailable             the source could not be reached (transient)
+│   ├── ModelUnavailable             the source could not be reached (transient)
+│   └── TrainingDiverged             the loss is no number any more
 ├── EngineError             exit 5   an inference engine is missing or failed
 │   ├── EngineMissing
 │   └── EngineFailed                 (transient)
@@ -92,11 +95,23 @@ class UnsupportedOption(UsageError):
     code = "unsupported_option"
 
 
+class ResumeRefused(UsageError):
+    """A training can only go on with the data and hyper-parameters that it was begun with."""
+
+    code = "resume_refused"
+
+
 class Busy(UsageError):
     """Too much is waiting already."""
 
     code = "busy"
     transient = True
+
+
+class TextDoesNotFit(UsageError):
+    """The text that is to be aligned is longer than the recording allows."""
+
+    code = "text_does_not_fit"
 
 
 class InputError(StenoError):
@@ -191,6 +206,12 @@ class ModelUnavailable(ModelError):
 
     code = "model_unavailable"
     transient = True
+
+
+class TrainingDiverged(ModelError):
+    """The loss or the gradient of a training is no number any more."""
+
+    code = "training_diverged"
 
 
 class EngineError(StenoError):

@@ -47,7 +47,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
         OutputUnwritable: the target may not be written for another reason.
     """
     content = data.encode() if isinstance(data, str) else data
-    _fill(path, lambda file: file.write(content))
+    fill_whole(path, lambda file: file.write(content))
 
 
 def copy_whole(source: Path, path: Path) -> None:
@@ -62,10 +62,20 @@ def copy_whole(source: Path, path: Path) -> None:
         OutputUnwritable: the target may not be written for another reason.
     """
     with source.open("rb") as original:
-        _fill(path, lambda file: shutil.copyfileobj(original, file, _PIECE))
+        fill_whole(path, lambda file: shutil.copyfileobj(original, file, _PIECE))
 
 
-def _fill(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def fill_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a file, so that readers see the old content or the whole new one.
+
+    Args:
+        path: the target; its folder exists. An existing file is replaced.
+        write: is given the open file.
+
+    Raises:
+        StorageFull: no space, quota or permitted file size is left.
+        OutputUnwritable: the target may not be written for another reason.
+    """
     # Not derived from the target's name, which may already have the longest length there is.
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
     try:

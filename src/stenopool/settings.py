@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
 from pydantic import AfterValidator, Field, ValidationError
@@ -38,6 +38,13 @@ class Settings(BaseSettings):
 
     threads: int = Field(default=0, ge=0)
     """Threads of the inference engine; 0 means one for each core that this process may use."""
+
+    aligner: str = ""
+    """Folder of a CTC model that finds the times of the words that Whisper writes; empty is none.
+    See `docs/guides/ctc.md`."""
+
+    ctc_precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """What CTC models are multiplied in. `auto` is bfloat16 where the CPU has it, else float32."""
 
     database: str = ""
     """URL of the database for jobs: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`. Empty is a

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,7 @@ from stenopool.decoding.options import Options
 from stenopool.errors import Defect, StenoError, UsageError
 
 if TYPE_CHECKING:
+    from stenopool.decoding.family import Alternatives
     from stenopool.decoding.transcriber import Transcriber
     from stenopool.transcript import Transcript
 
@@ -57,6 +58,15 @@ def transcribe(
         bool,
         typer.Option("--json", help="One JSON object for each recording on stdout."),
     ] = False,
+    candidates: Annotated[
+        int,
+        typer.Option(
+            "--candidates",
+            min=0,
+            max=100,
+            help="With `--json`: so many texts that may have been said, with scores; CTC models.",
+        ),
+    ] = 0,
     quiet: Quiet = False,
     options: Options,
 ) -> None:
@@ -66,12 +76,23 @@ def transcribe(
             "`--json` prints whole transcripts, in no other format",
             do="Give `--output-dir` for files in that format, or leave out `--format`",
         )
+    if candidates and not json_lines:
+        raise UsageError("`--candidates` are written as JSON", do="Give `--json` too")
     target = Target(tuple(dict.fromkeys(format or ["txt"])), output_dir, json_lines, quiet)
     target.check(paths)
     with ProgressBar(quiet=quiet) as bar:
         transcriber = loaded(model, options, engine=engine, device=device, threads=threads)
+        if candidates:  # refused before any work
+            transcriber.family.alternatives(transcriber.resolved(options), candidates)
         results = zip(paths, _results(paths, transcriber, options, bar), strict=True)
-        statuses = [_given(path, result, target) for path, result in results]
+
+        def more(path: Path) -> dict[str, Any]:
+            if not candidates:
+                return {}
+            found = transcriber.alternatives(path, options, most=candidates)
+            return {"alternatives": [_plain(one) for one in found]}
+
+        statuses = [_given(path, result, target, more) for path, result in results]
     if status := max(statuses):
         raise typer.Exit(status)
 
@@ -180,8 +201,25 @@ def _results(
         yield result
 
 
-def _given(path: Path, result: Transcript | StenoError, target: Target) -> int:
-    """Write or print what became of a recording; returns its exit status."""
+def _plain(found: Alternatives) -> dict[str, Any]:
+    """As JSON."""
+    texts = [
+        {"text": one.text, "score": one.score, "logprob": one.logprob} for one in found.candidates
+    ]
+    return {"start": found.start, "end": found.end, "candidates": texts}
+
+
+def _given(
+    path: Path,
+    result: Transcript | StenoError,
+    target: Target,
+    more: Callable[[Path], dict[str, Any]],
+) -> int:
+    """Write or print what became of a recording; returns its exit status.
+
+    Args:
+        more: what else there is to say of one that was transcribed.
+    """
     from stenopool.decoding.transcriber import defect
     from stenopool.writers import document
 
@@ -190,6 +228,7 @@ def _given(path: Path, result: Transcript | StenoError, target: Target) -> int:
         if isinstance(result, StenoError):
             raise result
         files = target.write(path, result)
+        added = more(path)
     except Exception as error:  # noqa: BLE001  it is told, recorded and in the exit status
         failure = error if isinstance(error, StenoError) else defect(path, error)
         if failure.__cause__ is not None and isinstance(failure, Defect):
@@ -200,5 +239,5 @@ def _given(path: Path, result: Transcript | StenoError, target: Target) -> int:
         return failure.exit_status
     if target.json_lines:
         done = {"path": shown, "status": "transcribed", "files": files}
-        emit_json({**done, "transcript": document(result)})
+        emit_json({**done, "transcript": document(result), **added})
     return 0

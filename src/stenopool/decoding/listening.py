@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain, islice
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import WINDOW_SAMPLES
 from stenopool.audio.media import Recording
-from stenopool.audio.vad import SpeechDetector, VadOptions
+from stenopool.audio.vad import SpeechDetector
 from stenopool.audio.windows import Piece, Window, packed, speech_pieces
 from stenopool.decoding.assembly import Facts
-from stenopool.decoding.chunked import chunk_samples, overlapping
-from stenopool.decoding.language import DETECTION_WINDOWS, Language, detected
-from stenopool.decoding.options import CHUNKED, PACKED, Options
-from stenopool.engines.base import Engine
-
-CONTIGUOUS_SILENCE = 2.0  # seconds of silence kept inside speech where windows should be contiguous
+from stenopool.decoding.family import Family
+from stenopool.decoding.language import DETECTION_WINDOWS
+from stenopool.decoding.options import Options
 
 
 class Listening:
     """An open recording, heard once from its beginning to its end.
 
     Args:
+        family: the model that it is heard for.
         options: resolved for the model.
-        flags: doubts that are known already.
     """
 
     def __init__(
-        self,
-        recording: Recording,
-        detector: SpeechDetector,
-        engine: Engine,
-        options: Options,
-        flags: Iterable[str] = (),
+        self, recording: Recording, detector: SpeechDetector, family: Family, options: Options
     ) -> None:
-        self.language = Language.given(options.language)
+        self.language = family.language(options)
         self._recording = recording
         self._detector = detector
-        self._engine = engine
+        self._family = family
         self._options = options
-        self._flags = list(flags)
         self._speech = 0  # samples
 
     @property
@@ -52,13 +42,11 @@ class Listening:
     @property
     def has_language(self) -> bool:
         """Whether there is a language to transcribe: not, where nobody speaks at all."""
-        return self.language.known or not self._engine.multilingual
+        return self.language.known or not self._family.detects
 
     def windows(self) -> Iterator[Window]:
         """Windows that can be read on their own, in any order; the language is known then."""
-        if self._options.algorithm == CHUNKED:
-            return overlapping(self.pieces(), chunk_samples(self._options))
-        return packed(self.pieces(), WINDOW_SAMPLES)
+        return self._family.windows(self.pieces(), self._options)
 
     def pieces(self) -> Iterator[Piece]:
         """The speech, piece by piece; the language is known then."""
@@ -70,14 +58,12 @@ class Listening:
             duration=self._recording.seconds,
             speech_seconds=self._speech / SAMPLE_RATE,
             language=self.language,
-            flags=(*self._flags, *self._recording.flags),
+            flags=(*self._family.flags_of(self._options), *self._recording.flags),
         )
 
     def _heard(self) -> Iterator[Piece]:
-        vad = VadOptions(onset=self._options.vad_threshold)
-        if self._options.algorithm != PACKED:
-            vad = replace(vad, min_silence=CONTIGUOUS_SILENCE)
-        return speech_pieces(self._recording, self._detector, vad, longest=WINDOW_SAMPLES)
+        vad = self._family.vad(self._options)
+        return speech_pieces(self._recording, self._detector, vad, longest=self._family.longest)
 
     def _counted(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         for piece in pieces:
@@ -90,7 +76,7 @@ class Listening:
             return pieces
         windows = packed(pieces, WINDOW_SAMPLES)
         first = list(islice(windows, DETECTION_WINDOWS))
-        self.language = detected(first, self._engine)
+        self.language = self._family.detected(first)
         # `packed` has taken pieces for windows that it has not given yet.
         rest = (piece for window in windows for piece in window.pieces)
         return chain((piece for window in first for piece in window.pieces), rest)

@@ -74,7 +74,7 @@ class Vocabulary:
             UsageError: they are more than the model can be told.
         """
         text = " ".join(part.strip() for part in (hotwords, prompt) if part.strip())
-        tokens: list[int] = self._encode(f" {text}") if text else []
+        tokens: list[int] = self.encode(f" {text}") if text else []
         if len(tokens) > PREVIOUS_TOKENS:
             raise UsageError(
                 f"prompt and hot words have {len(tokens)} tokens; the model reads "
@@ -83,7 +83,8 @@ class Vocabulary:
             )
         return tokens
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text; what looks like a special token in it is text too."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def prompt(

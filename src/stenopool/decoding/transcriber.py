@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -17,23 +15,18 @@ from stenopool import engines
 from stenopool.audio.media import Recording
 from stenopool.audio.vad import SpeechDetector
 from stenopool.audio.windows import Window
+from stenopool.decoding import family
 from stenopool.decoding.assembly import Assembly, Facts, joined_readings
-from stenopool.decoding.batching import REALTIME, USUAL, Batcher, Claim, side_by_side
-from stenopool.decoding.language import Language, detected
-from stenopool.decoding.languages import AUTO
+from stenopool.decoding.batching import REALTIME, USUAL, Batcher, Claim, Reader, side_by_side
+from stenopool.decoding.family import Alternation, Alternatives, Running
 from stenopool.decoding.listening import Listening
 from stenopool.decoding.live import USUAL_TURNS, Live, LiveEvent, TurnDetection
-from stenopool.decoding.options import CHUNKED, PACKED, SEQUENTIAL, Options
+from stenopool.decoding.options import SEQUENTIAL, Options
 from stenopool.decoding.readings import Reading
-from stenopool.decoding.recognise import Recogniser
-from stenopool.decoding.sequential import sequential_readings
-from stenopool.decoding.tokens import Vocabulary
 from stenopool.errors import Defect, StenoError, UnsupportedOption
 from stenopool.models import DETECTOR, Report, Store
 from stenopool.settings import settings
 from stenopool.transcript import ModelInfo, Segment, Transcript
-
-UNSUITED_ALGORITHM = "unsuited_algorithm"
 
 RECOGNISERS = 16  # kept
 MOST_FILES = 32  # transcribed at the same time
@@ -42,15 +35,12 @@ Progress = Callable[[float, float | None], None]
 FileProgress = Callable[[Path, float, float | None], None]
 
 
-class UnsuitedAlgorithm(UserWarning):
-    """The model was made for another long-form algorithm and will do worse with this one."""
-
-
 class Transcriber:
     """One model, loaded once, for any number of recordings; safe to use from several threads.
 
     Args:
-        model: catalogue name, or a folder with a converted model.
+        model: catalogue name, or a folder with a model: Whisper in CTranslate2's layout, or
+            wav2vec 2.0 with a CTC head in that of Transformers.
         engine: name, or `auto`.
         device: `cpu`, `cuda` or `auto`.
         threads: cores to use; 0 is all that this process may use.
@@ -74,20 +64,27 @@ class Transcriber:
         choice = engines.choose(engine, device, threads)
         store = store or Store()
         self.model = store.resolve(model, report=report)
-        if self.model.entry and self.model.entry.kind != "whisper":
+        if self.model.kind == "vad":
             raise UnsupportedOption(
                 f"`{self.model.name}` detects voice activity, it does not transcribe",
                 do="Choose another model; `steno models list` shows them",
             )
         self.detector = SpeechDetector(store.resolve(DETECTOR, report=report).weights)
-        self.vocabulary = Vocabulary(self.model.folder / "tokenizer.json")
-        self.engine = engines.load(self.model.folder, choice)
+        self.family = family.load(
+            self.model, choice, given=engine != engines.AUTO or device == "cuda"
+        )
         self.info = ModelInfo(
             self.model.name, self.model.sha256, self.engine.name, self.engine.precision
         )
         self.batcher = Batcher(self.engine.workers)
         # Windows share a batch only where they share a recogniser, so the last ones are kept.
         self.recogniser = lru_cache(RECOGNISERS)(self._recogniser)
+        self.rough_recogniser = lru_cache(RECOGNISERS)(self._rough_recogniser)
+
+    @property
+    def engine(self) -> Running:
+        """What runs the model."""
+        return self.family.engine
 
     def transcribe(
         self, path: str | Path, options: Options | None = None, *, progress: Progress | None = None
@@ -159,6 +156,29 @@ class Transcriber:
         threads = min(wanted, MOST_FILES)
         return side_by_side(one, paths, threads=threads, stop=stopped.set)
 
+    def alternatives(
+        self, path: str | Path, options: Options | None = None, *, most: int = 5
+    ) -> Iterator[Alternatives]:
+        """What may have been said in each stretch of a recording, with scores; CTC models only.
+
+        Where speech is cut, both stretches may have a word of the other.
+
+        Args:
+            most: candidates of a stretch.
+
+        Raises:
+            UnsupportedOption, InputError, EngineError: by name.
+        """
+        chosen = self.resolved(options or Options())
+        return self._alternatives(path, chosen, self.family.alternatives(chosen, most))
+
+    def _alternatives(
+        self, path: str | Path, options: Options, found: Alternation
+    ) -> Iterator[Alternatives]:
+        with self.listen(path, options) as listening:
+            for window in listening.windows():
+                yield from found(window)
+
     @contextmanager
     def listen(self, path: str | Path, options: Options) -> Iterator[Listening]:
         """What there is to hear in a recording, window by window.
@@ -168,7 +188,7 @@ class Transcriber:
         """
         recording = Recording(Path(path), track=options.audio_track, max_hours=settings().max_hours)
         with recording:
-            yield Listening(recording, self.detector, self.engine, options, self.flags_of(options))
+            yield Listening(recording, self.detector, self.family, options)
 
     def read(
         self, windows: Iterable[Window], options: Options, language: str, claim: Claim = USUAL
@@ -198,21 +218,23 @@ class Transcriber:
             UnsupportedOption: the model cannot honour an option.
         """
         final_options = self.resolved(options)
-        rough = replace(final_options, beam_size=1, temperatures=(0.0,))
         claim = Claim(REALTIME, owner)
-        language = Language.given(final_options.language)
+        language = self.family.language(final_options)
 
         def read(window: Window, *, final: bool) -> Future[list[Reading]]:
             nonlocal language
-            if self.engine.multilingual and not language.known:
-                language = detected([window], self.engine)
-            chosen = final_options if final else rough
-            return self.batcher.submit(self.recogniser(chosen, language.code), window, claim)
+            if not language.known:
+                language = self.family.detected([window])
+            reader = self.recogniser if final else self.rough_recogniser
+            return self.batcher.submit(reader(final_options, language.code), window, claim)
 
         return Live(self.detector.live(), read, tell, turns)
 
-    def _recogniser(self, options: Options, language: str) -> Recogniser:
-        return Recogniser(self.engine, self.vocabulary, options, language)
+    def _recogniser(self, options: Options, language: str) -> Reader:
+        return self.family.reader(options, language)
+
+    def _rough_recogniser(self, options: Options, language: str) -> Reader:
+        return self.family.rough_reader(options, language)
 
     def resolved(self, options: Options) -> Options:
         """The options with every choice made for this model.
@@ -220,34 +242,7 @@ class Transcriber:
         Raises:
             UnsupportedOption: the model or the algorithm cannot honour one.
         """
-        entry = self.model.entry
-        suited = entry.algorithm if entry else PACKED
-        resolved = options.resolved(
-            algorithm=suited,
-            chunk_seconds=entry.chunk_seconds if entry else None,
-            multilingual=self.engine.multilingual,
-            beam_size=self.engine.beam_size,
-            batch_size=self.engine.batch_size,
-        )
-        # Fail here, before any work, where a prompt is too long or a language unknown.
-        self.vocabulary.context(resolved.hotwords, resolved.initial_prompt)
-        if self.engine.multilingual and resolved.language != AUTO:
-            self.vocabulary.head(resolved.language, resolved.task)
-        if self.flags_of(resolved):
-            warnings.warn(
-                f"`{self.model.name}` was made for the {suited} algorithm; {resolved.algorithm} "
-                "transcribes worse",
-                UnsuitedAlgorithm,
-                stacklevel=2,
-            )
-        return resolved
-
-    def flags_of(self, options: Options) -> list[str]:
-        """Doubts that follow from the options alone."""
-        entry = self.model.entry
-        return (
-            [UNSUITED_ALGORITHM] if entry and _unsuited(options.algorithm, entry.algorithm) else []
-        )
+        return self.family.resolved(options)
 
 
 class Transcription:
@@ -314,8 +309,9 @@ class Transcription:
             pieces = listening.pieces()
             if not listening.has_language:
                 return iter(())  # nobody spoke
-            recogniser = self._transcriber.recogniser(self._options, listening.language.code)
-            return sequential_readings(pieces, recogniser)
+            return self._transcriber.family.in_sequence(
+                pieces, self._options, listening.language.code
+            )
         windows = listening.windows()
         if not listening.has_language:
             return iter(())
@@ -337,8 +333,3 @@ def defect(path: str | Path, error: Exception) -> Defect:
     )
     found.__cause__ = error
     return found
-
-
-def _unsuited(chosen: str, suited: str) -> bool:
-    """Packed and sequential windows are both of 30 s; chunked ones suit models that want less."""
-    return (chosen == CHUNKED) != (suited == CHUNKED)

@@ -14,6 +14,7 @@ from stenopool.settings import settings
 
 if TYPE_CHECKING:
     from stenopool.engines.base import Engine
+    from stenopool.engines.ctc import CtcEngine
 
 AUTO = "auto"
 ENGINES = ("openvino", "ctranslate2")
@@ -92,7 +93,7 @@ def _ctranslate2(device: str, cores: int) -> Choice:
 
 
 def load(folder: Path, choice: Choice) -> Engine:
-    """Load a model's files.
+    """Load a Whisper model's files.
 
     Raises:
         EngineMissing, ModelDamaged: see the engine.
@@ -104,6 +105,25 @@ def load(folder: Path, choice: Choice) -> Engine:
     from stenopool.engines.ctranslate2 import CTranslate2Engine
 
     return CTranslate2Engine(folder, device=choice.device, threads=choice.threads)
+
+
+def load_ctc(folder: Path, choice: Choice) -> CtcEngine:
+    """Load a CTC model's files.
+
+    Raises:
+        EngineMissing: it would have to run on something else than OpenVINO.
+        ModelDamaged: see the engine.
+    """
+    if choice.engine != "openvino":
+        raise EngineMissing(
+            f"CTC models run on OpenVINO, and here `{choice.engine}` was chosen: {choice.why}",
+            do="Use `--engine openvino --device cpu`, on an x86 processor",
+        )
+    from stenopool.engines.ctc.openvino import OpenVinoCtcEngine, precision
+
+    chosen = settings().ctc_precision
+    found = precision() if chosen == AUTO else chosen
+    return OpenVinoCtcEngine(folder, precision=found, threads=choice.threads)
 
 
 def cuda_devices() -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from stenopool.models.catalogue import ALIASES, CATALOGUE, DETECTOR, ModelEntry, entry
+from stenopool.models.local import LocalModel
 from stenopool.models.sources import Report
-from stenopool.models.store import LocalModel, Store
+from stenopool.models.store import Store
 
 __all__ = [
     "ALIASES",

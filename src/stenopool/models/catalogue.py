@@ -10,7 +10,7 @@ from typing import Literal
 
 from stenopool.errors import UnknownName
 
-Kind = Literal["whisper", "vad"]
+Kind = Literal["whisper", "ctc", "vad"]
 Format = Literal["ctranslate2", "onnx"]
 Algorithm = Literal["packed", "sequential", "chunked"]
 

@@ -8,15 +8,12 @@ hashes at every resolve are for: damaged weights transcribe too, only wrongly.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,39 +27,16 @@ from stenopool.errors import (
     UnknownName,
 )
 from stenopool.models import sources
-from stenopool.models.catalogue import CATALOGUE, ModelEntry, Source, entry, shown
+from stenopool.models.catalogue import CATALOGUE, ModelEntry, Source, entry
+from stenopool.models.local import LocalModel, is_folder, is_model_file, sha256, user_model
 from stenopool.models.sources import Report
 from stenopool.settings import settings
 
 MANIFEST = "manifest.json"
-USER_FILES = ("model.bin", "config.json", "tokenizer.json")
-
 _PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600.0  # a pull that wrote nothing for so long was killed
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
-
-
-@dataclass(frozen=True, slots=True)
-class LocalModel:
-    """Verified model files.
-
-    Args:
-        name: of the catalogue, or of the user's folder.
-        folder: where the files are.
-        sha256: of the weights, in hexadecimal.
-        entry: what the catalogue says of it; None for a user's folder.
-    """
-
-    name: str
-    folder: Path
-    sha256: str
-    entry: ModelEntry | None
-
-    @property
-    def weights(self) -> Path:
-        """The file that holds the weights."""
-        return self.folder / (self.entry.weights if self.entry else USER_FILES[0])
 
 
 class Store:
@@ -78,20 +52,21 @@ class Store:
         self.offline = offline
 
     def resolve(self, name: str | Path, *, report: Report | None = None) -> LocalModel:
-        """The model of this name, pulled if it is not here, or the model in this folder.
+        """The model of this name, pulled if it is not here, or the model in this folder or file.
 
         Args:
-            name: of the catalogue, or a path: a `Path`, text with a separator, a folder.
+            name: of the catalogue, or a path: a `Path`, text with a separator, a folder, a file
+                that is called as a model's.
             report: told of the progress of a pull.
 
         Raises:
-            UnknownName: neither in the catalogue nor a folder.
-            ModelNotPulled: not here, and pulling is forbidden; or the path is not a folder.
+            UnknownName: neither in the catalogue nor a folder or a model's file.
+            ModelNotPulled: not here, and pulling is forbidden; or no model is at the path.
             ModelDamaged: a file is missing or has the wrong hash. It is never replaced silently.
             ModelUnavailable, OutputUnwritable, StorageFull: the pull failed.
         """
         if isinstance(name, Path) or _is_path(name):
-            return _user_model(name)
+            return user_model(name)
         model = entry(name)
         if _exists(self.root / model.name):
             return self.verify(model.name)
@@ -258,7 +233,7 @@ def _check(
     found = {}
     for spec in model.files:
         wanted = expected[spec.name]
-        found[spec.name] = _sha256(folder / spec.name, advice)
+        found[spec.name] = sha256(folder / spec.name, advice)
         if wanted is not None and found[spec.name] != wanted:
             raise ModelDamaged(
                 f"`{spec.name}` of the model `{model.name}` is damaged: its SHA-256 should begin "
@@ -284,30 +259,6 @@ def _expected(model: ModelEntry, folder: Path, advice: str) -> dict[str, str]:
         raise ModelDamaged(what, do=advice) from error
 
 
-def _sha256(path: Path, advice: str) -> str:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelDamaged(f"`{path}` is not a file", do=advice)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelDamaged(f"`{path}` is missing", do=advice) from error
-    except OSError as error:
-        raise ModelDamaged(f"`{path}` cannot be read: {error.strerror}", do=advice) from error
-
-
-def _user_model(name: str | Path) -> LocalModel:
-    folder = Path(name)
-    if not _is_folder(folder):
-        raise ModelNotPulled(
-            f"no model folder `{shown(os.fspath(name))}`",
-            do="Give the path of a folder, or a name that `steno models list` shows",
-        )
-    advice = "A model folder needs " + ", ".join(f"`{file}`" for file in USER_FILES)
-    found = {file: _sha256(folder / file, advice) for file in USER_FILES}
-    return LocalModel(folder.resolve().name, folder, found[USER_FILES[0]], None)
-
-
 def _is_path(name: str) -> bool:
     """Names of the catalogue win over folders that happen to be called the same."""
     separators = {os.sep, os.altsep or os.sep}
@@ -316,15 +267,8 @@ def _is_path(name: str) -> bool:
     try:
         entry(name)
     except UnknownName:
-        return bool(name) and _is_folder(Path(name))
+        return bool(name) and (is_folder(Path(name)) or is_model_file(name))
     return False
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # too long for the file system, or with a NUL
-        return False
 
 
 def _exists(path: Path) -> bool:

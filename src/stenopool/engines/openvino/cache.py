@@ -28,16 +28,24 @@ class Compiled:
     Args:
         weights: the model's file.
         options: what OpenVINO is told.
-        precision: in which the graphs are built.
+        precision: in which the graphs are built, and all else that they depend on.
+        source: folder of the code that builds them, if it is not in this package.
     """
 
-    def __init__(self, weights: Path, options: Mapping[str, str | int], precision: str) -> None:
+    def __init__(
+        self,
+        weights: Path,
+        options: Mapping[str, str | int],
+        precision: str,
+        source: Path | None = None,
+    ) -> None:
         self._core, self._options = ov.Core(), dict(options)
         found = weights.stat()
         parts = [
             *(str(weights.resolve()), found.st_size, found.st_mtime_ns),
             *(ov.__version__, processor(), precision, sorted(options.items())),
             *(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))),
+            *(file.read_bytes() for file in sorted(source.glob("*.py") if source else ())),
         ]
         self._key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         self._folder = settings().compiled_dir

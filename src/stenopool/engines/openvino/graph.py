@@ -55,12 +55,9 @@ class Parts:
 
     def linear(self, x: Node | Quantised, name: str) -> Node:
         """A linear layer; many rows at a time."""
-        weight, bias = self._tensors[f"{name}.weight"], self._tensors.get(f"{name}.bias")
-        if isinstance(x, Quantised):
-            product = ops.multiply(ops.matmul(x.rows, compressed(weight), False, True), x.scale)
-        else:
-            product = ops.matmul(x, constant(weight), False, True)
-        return product if bias is None else ops.add(product, constant(bias))
+        bias = self._tensors.get(f"{name}.bias")
+        found = product(x, self._tensors[f"{name}.weight"])
+        return found if bias is None else ops.add(found, constant(bias))
 
     def few_linear(self, x: Node, name: str) -> Node:
         """A linear layer for few rows, where reading the weights takes the time: those are int8."""
@@ -81,13 +78,7 @@ class Parts:
 
     def quantised(self, x: Node) -> Node | Quantised:
         """What several linear layers take, prepared once."""
-        if not self._int8:
-            return x
-        largest = ops.reduce_max(ops.absolute(x), indices(-1), True)
-        scale = ops.maximum(largest, scalar(1e-6))
-        low, high = constant(np.array([-1.0])), constant(np.array([1.0]))
-        rows = ops.fake_quantize(ops.divide(x, scale), low, high, low, high, 2 * _LARGEST + 1)
-        return Quantised(rows, scale)
+        return quantised(x) if self._int8 else x
 
     def norm(self, x: Node, name: str) -> Node:
         """Layer normalisation."""
@@ -111,6 +102,22 @@ class Parts:
         return ops.reshape(
             ops.transpose(x, indices(0, 2, 1, 3)), indices(0, 0, self.shape.width), True
         )
+
+
+def quantised(x: Node) -> Quantised:
+    """Each row in int8, by its own largest value."""
+    largest = ops.reduce_max(ops.absolute(x), indices(-1), True)
+    scale = ops.maximum(largest, scalar(1e-6))
+    low, high = constant(np.array([-1.0])), constant(np.array([1.0]))
+    rows = ops.fake_quantize(ops.divide(x, scale), low, high, low, high, 2 * _LARGEST + 1)
+    return Quantised(rows, scale)
+
+
+def product(x: Node | Quantised, weight: Tensor) -> Node:
+    """The product of many rows with weights, (out, in)."""
+    if isinstance(x, Quantised):
+        return ops.multiply(ops.matmul(x.rows, compressed(weight), False, True), x.scale)
+    return ops.matmul(x, constant(weight), False, True)
 
 
 def compressed(weight: Tensor) -> Node:

@@ -1,0 +1,7 @@
+"""Models that say for each frame which symbol is spoken: wav2vec 2.0 with a CTC head."""
+
+from __future__ import annotations
+
+from stenopool.engines.ctc.base import CtcEngine, Emissions
+
+__all__ = ["CtcEngine", "Emissions"]

@@ -1,0 +1,133 @@
+"""Model files on this machine: which they are, what they hold, and what they hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from stenopool.errors import ModelDamaged, ModelNotPulled
+from stenopool.models.catalogue import Kind, ModelEntry, shown
+from stenopool.models.opened import opened
+from stenopool.models.wav2vec2_config import is_wav2vec2, regular
+
+USER_FILES = ("model.bin", "config.json", "tokenizer.json")
+FILE_ENDINGS = (".pt", ".bin")  # of models that are one file
+CTC_FILES = ("model.safetensors", "config.json", "vocab.json", "tokenizer_config.json")
+# Of these a folder may have some, and what they say goes into the text.
+CTC_MORE = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "added_tokens.json",
+    "scorer.arpa",
+    "scorer.binary",
+    "scorer.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """Verified model files.
+
+    Args:
+        name: of the catalogue, or of the user's folder.
+        folder: where the files are.
+        sha256: of the weights, in hexadecimal; of a CTC model, of all that its text depends on.
+        entry: what the catalogue says of it; None for a user's folder.
+        user_kind: what a user's folder holds.
+    """
+
+    name: str
+    folder: Path
+    sha256: str
+    entry: ModelEntry | None
+    user_kind: Kind = "whisper"
+
+    @property
+    def kind(self) -> Kind:
+        """What the model does."""
+        return self.entry.kind if self.entry else self.user_kind
+
+    @property
+    def weights(self) -> Path:
+        """The file that holds the weights."""
+        files = CTC_FILES if self.kind == "ctc" else USER_FILES
+        return self.folder / (self.entry.weights if self.entry else files[0])
+
+
+def user_model(name: str | Path) -> LocalModel:
+    """The model in a user's folder or file; what is in it says of which kind it is.
+
+    Raises:
+        ModelNotPulled: there is no such folder, nor a file of a model.
+        ModelDamaged: a file is missing or cannot be read.
+        OutputError: it is of another format, and cannot be rewritten for the engines.
+    """
+    folder = Path(name)
+    rewritten = opened(folder)
+    if rewritten:
+        return LocalModel(*rewritten, None)
+    if not is_folder(folder):
+        raise ModelNotPulled(
+            f"no model folder `{shown(os.fspath(name))}`",
+            do="Give the path of a folder, or a name that `steno models list` shows",
+        )
+    if is_wav2vec2(folder):
+        return _ctc_model(folder)
+    advice = "A model folder needs " + ", ".join(f"`{file}`" for file in USER_FILES)
+    for file in USER_FILES:
+        if (folder / file).is_symlink():
+            regular(folder / file)  # else it could be any file of this machine
+    found = {file: sha256(folder / file, advice) for file in USER_FILES}
+    return LocalModel(folder.resolve().name, folder, found[USER_FILES[0]], None)
+
+
+def _ctc_model(folder: Path) -> LocalModel:
+    """Its identity is that of every file that the text depends on."""
+    pickled = (folder / "pytorch_model.bin").exists()
+    advice = "A CTC model's folder needs " + ", ".join(f"`{file}`" for file in CTC_FILES)
+    if pickled and not (folder / CTC_FILES[0]).exists():
+        advice = (
+            "`pytorch_model.bin` could run any code: save the model again with "
+            "`model.save_pretrained(folder, safe_serialization=True)`"
+        )
+    files = [*CTC_FILES, *(file for file in CTC_MORE if (folder / file).exists())]
+    hashes = [[file, sha256(folder / file, advice)] for file in files]
+    identity = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+    return LocalModel(folder.resolve().name, folder, identity, None, "ctc")
+
+
+def sha256(path: Path, advice: str) -> str:
+    """Of a file, in hexadecimal.
+
+    Raises:
+        ModelDamaged: it is missing or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelDamaged(f"`{path}` is not a file", do=advice)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelDamaged(f"`{path}` is missing", do=advice) from error
+    except OSError as error:
+        raise ModelDamaged(f"`{path}` cannot be read: {error.strerror}", do=advice) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is that of a folder; False for what no path can be."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long for the file system, or with a NUL
+        return False
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a bare name is that of a file here, and ends as a model's does."""
+    try:
+        return name.endswith(FILE_ENDINGS) and Path(name).is_file()
+    except (OSError, ValueError):
+        return False

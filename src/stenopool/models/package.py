@@ -1,0 +1,143 @@
+"""`model.tar.gz` in SageMaker's layout: a model's files at the root, code in `code/`.
+
+Packing the same files gives the same bytes. Unpacking trusts nothing: an archive may name files
+outside the folder, links, devices, or more than fits.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from stenopool.errors import ModelDamaged, OutputUnwritable, UsageError
+from stenopool.files import fill_whole, output_error
+from stenopool.models.local import CTC_FILES, CTC_MORE, USER_FILES
+from stenopool.models.store import Store
+from stenopool.models.wav2vec2_config import regular
+
+CODE = "code"
+MOST_BYTES = 20 << 30
+MOST_FILES = 1000
+_MORE = {
+    "ctc": (*CTC_MORE, "special_tokens_map.json", "README.md"),
+    "whisper": (
+        "vocabulary.json",
+        "vocabulary.txt",
+        "preprocessor_config.json",
+        "generation_config.json",
+        "README.md",
+    ),
+}
+_LEVEL = 1  # weights hardly get smaller, and take long
+
+
+def package(folder: Path, archive: Path, code: Sequence[Path] = ()) -> list[str]:
+    """Pack a model; the archive appears whole or not at all. Gives the names in it.
+
+    Args:
+        folder: a model that `--model` takes.
+        archive: the file to write.
+        code: files for `code/`, such as `inference.py` and `requirements.txt`.
+
+    Raises:
+        ModelError: the folder holds no whole model.
+        UsageError: a file of code is not there, or two have one name.
+        OutputError: the archive cannot be written.
+    """
+    model = Store().resolve(Path(folder))
+    folder = model.folder  # where a model of another format was rewritten
+    wanted = CTC_FILES if model.kind == "ctc" else USER_FILES
+    more = [name for name in _MORE[model.kind] if (folder / name).is_file()]
+    files = {name: regular(folder / name) for name in sorted({*wanted, *more})}
+    for path in code:
+        if not path.is_file():
+            raise UsageError(f"there is no file `{path}`", do="Name the files of your code")
+        if f"{CODE}/{path.name}" in files:
+            raise UsageError(f"two files of code are called `{path.name}`", do="Rename one")
+        files[f"{CODE}/{path.name}"] = path
+    fill_whole(archive, lambda file: _write(file, files))
+    return list(files)
+
+
+def _write(file: IO[bytes], files: dict[str, Path]) -> None:
+    with (
+        gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name, path in files.items():
+            with path.open("rb") as content:
+                member = tarfile.TarInfo(name)
+                member.size = os.fstat(content.fileno()).st_size
+                member.mode = 0o644
+                tar.addfile(member, content)
+
+
+def unpack(archive: Path, folder: Path) -> list[str]:
+    """Unpack a model into a folder that is not there yet. Gives the names in it.
+
+    Raises:
+        ModelDamaged: the archive is no archive, or holds what it must not.
+        OutputError: the folder is there, or cannot be written.
+    """
+    if folder.exists():
+        raise OutputUnwritable(f"`{folder}` is there already", do="Name a new folder")
+    try:
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    except OSError as error:
+        raise output_error(folder, error) from error
+    try:
+        names = _unpacked(archive, fresh)
+        fresh.chmod(0o755)
+        fresh.replace(folder)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return names
+
+
+def _unpacked(archive: Path, folder: Path) -> list[str]:
+    names: list[str] = []
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in _checked(tar, archive):
+                content = tar.extractfile(member)
+                if content is None:
+                    continue
+                target = folder / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    shutil.copyfileobj(content, file)
+                names.append(str(PurePosixPath(member.name)))
+    except FileExistsError as error:
+        raise _refused(archive, "it holds a file twice") from error
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+        raise _refused(archive, f"it is no whole archive: {error}") from error
+    return names
+
+
+def _checked(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+    size = 0
+    for number, member in enumerate(tar, start=1):
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
+            raise _refused(archive, f"it names `{member.name[:80]}`, outside the folder")
+        if not (member.isreg() or member.isdir()):
+            raise _refused(archive, f"`{member.name[:80]}` is a link or a device")
+        size += member.size
+        if number > MOST_FILES or size > MOST_BYTES:
+            raise _refused(archive, "it holds more than a model has")
+        yield member
+
+
+def _refused(archive: Path, why: str) -> ModelDamaged:
+    return ModelDamaged(
+        f"`{archive.name}` is no model's archive: {why}",
+        do="Make it with `steno models package`",
+    )
