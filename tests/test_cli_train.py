@@ -92,6 +92,7 @@ def test_killed_training_goes_on_to_the_same_bytes(place: Path, tmp_path: Path) 
     assert not list(output.rglob(".stenopool-*"))
 
 
+@pytest.mark.slow
 def test_interrupted_training_saves_its_state_and_goes_on(place: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = started(place, output, "--evaluate-every", "10")

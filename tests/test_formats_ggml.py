@@ -13,8 +13,11 @@ import tokenizers
 
 from stenopool.audio.features import mel_filters
 from stenopool.errors import OutputUnwritable
-from stenopool.models.formats.ggml import Precision, eight_bits, write_ggml
-from stenopool.models.weights import WhisperWeights, read_weights
+from stenopool.models.formats.ggml import Precision, write_ggml
+from stenopool.models.formats.ggml_blocks import eight_bits, five_bits
+from stenopool.models.formats.model import Whisper
+from stenopool.models.formats.reading import read_whisper
+from stenopool.models.weights import WhisperWeights
 
 
 @dataclass
@@ -72,16 +75,19 @@ def folder(models_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(folder: Path) -> WhisperWeights:
-    return read_weights(folder)
+def whisper(folder: Path) -> Whisper:
+    return read_whisper(folder)
 
 
 @pytest.fixture(scope="module")
-def written(
-    weights: WhisperWeights, folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Ggml:
+def weights(whisper: Whisper) -> WhisperWeights:
+    return whisper.weights
+
+
+@pytest.fixture(scope="module")
+def written(whisper: Whisper, tmp_path_factory: pytest.TempPathFactory) -> Ggml:
     file = tmp_path_factory.mktemp("ggml") / "model.bin"
-    write_ggml(weights, folder, file)
+    write_ggml(whisper, file)
     return parsed(file.read_bytes())
 
 
@@ -129,9 +135,9 @@ def test_small_tensors_are_float32_and_matrices_float16(written: Ggml) -> None:
         assert written.kinds[name] == (0 if small else 1), name
 
 
-def test_eight_bits_are_close(weights: WhisperWeights, folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "model.bin"
-    write_ggml(weights, folder, file, Precision.EIGHT_BITS)
+def test_eight_bits_are_close(whisper: Whisper, tmp_path: Path) -> None:
+    file, weights = tmp_path / "model.bin", whisper.weights
+    write_ggml(whisper, file, Precision.EIGHT_BITS)
     small = parsed(file.read_bytes())
     assert small.header[-1] == 2007  # quantisation version 2, type 7
     assert small.kinds["encoder.conv1.weight"] == 1  # whisper.cpp takes these in float16 only
@@ -152,8 +158,23 @@ def test_block_of_zeros_stays_zero() -> None:
     assert blocks["scale"].tolist() == [0.0, np.float16(0.02)]
 
 
-def test_file_that_cannot_be_written_is_an_error(
-    weights: WhisperWeights, folder: Path, tmp_path: Path
-) -> None:
+def test_five_bits_are_those_of_ggml() -> None:
+    """The largest becomes -16; a fifth bit of number N stands at place N of one word."""
+    matrix = np.zeros((1, 32), dtype=np.float32)
+    matrix[0, [0, 1, 17]] = (8.0, -7.5, 0.5)  # steps of -0.5: 0, 31 and 15
+    block = np.frombuffer(five_bits(matrix), [("scale", "<f2"), ("high", "<u4"), ("low", "u1", 16)])
+    assert block["scale"].tolist() == [-0.5]
+    assert block["low"][0, :2].tolist() == [0x00, 0xFF]  # the later half in the upper four bits
+    assert block["high"].tolist() == [0xFFFFFFFF - 1 - (1 << 17)]
+
+
+def test_exact_file_has_float32_everywhere(whisper: Whisper, tmp_path: Path) -> None:
+    write_ggml(whisper, tmp_path / "model.bin", Precision.FLOAT32)
+    exact = parsed((tmp_path / "model.bin").read_bytes())
+    assert exact.header[-1] == 0
+    assert set(exact.kinds.values()) == {0}
+
+
+def test_file_that_cannot_be_written_is_an_error(whisper: Whisper, tmp_path: Path) -> None:
     with pytest.raises(OutputUnwritable, match="none"):
-        write_ggml(weights, folder, tmp_path / "none" / "model.bin")
+        write_ggml(whisper, tmp_path / "none" / "model.bin")

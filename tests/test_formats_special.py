@@ -15,29 +15,26 @@ ENGLISH, MULTILINGUAL = 51864, 51865
 
 
 def test_tokens_of_an_english_model(models_dir: Path) -> None:
-    tokens = special_tokens(models_dir / "tiny.en", ENGLISH)
+    tokens = special_tokens((models_dir / "tiny.en" / "tokenizer.json").read_bytes(), ENGLISH)
     assert (tokens.end, tokens.start, tokens.no_timestamps) == (50256, 50257, 50362)
     assert (tokens.translate, tokens.transcribe) == (50357, 50358)
     assert (tokens.start_of_model, tokens.previous, tokens.no_speech) == (50359, 50360, 50361)
     assert tokens.languages == {}
     assert len(tokens.words) == 50256
+    assert tokens.every[50363:50365] == ("<|0.00|>", "<|0.02|>")
+    assert tokens.every[-1] == "<|30.00|>"
 
 
-def test_languages_are_of_multilingual_models(models_dir: Path, tmp_path: Path) -> None:
+def test_languages_are_of_multilingual_models(models_dir: Path) -> None:
     tokenizer = json.loads((models_dir / "tiny.en" / "tokenizer.json").read_text())
     for token in tokenizer["added_tokens"]:
         token["id"] += 1  # as in multilingual models
         token["content"] = token["content"].replace("nocaptions", "nospeech")
     tokenizer["model"]["vocab"]["<|endoftext|>"] = 50257  # and nothing is 50256
-    write(tmp_path, tokenizer)
-    tokens = special_tokens(tmp_path, MULTILINGUAL)
+    tokens = special_tokens(json.dumps(tokenizer).encode(), MULTILINGUAL)
     assert len(tokens.languages) == 99
     assert (tokens.languages["en"], tokens.languages["su"]) == (50259, 50357)
     assert (tokens.no_speech, tokens.words[50256]) == (50362, b"")
-
-
-def write(folder: Path, tokenizer: object) -> None:
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
 def token(content: str, number: int) -> dict[str, Any]:
@@ -61,22 +58,19 @@ def token(content: str, number: int) -> dict[str, Any]:
         },
     ],
 )
-def test_other_files_are_refused(tokenizer: object, tmp_path: Path) -> None:
-    write(tmp_path, tokenizer)
+def test_other_files_are_refused(tokenizer: object) -> None:
     with pytest.raises(ModelDamaged, match="tokenizer"):
-        special_tokens(tmp_path, ENGLISH)
+        special_tokens(json.dumps(tokenizer).encode(), ENGLISH)
 
 
-def test_word_with_letters_that_stand_for_no_byte_is_refused(
-    models_dir: Path, tmp_path: Path
-) -> None:
+def test_word_with_letters_that_stand_for_no_byte_is_refused(models_dir: Path) -> None:
     tokenizer = json.loads((models_dir / "tiny.en" / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["日"] = 7
-    write(tmp_path, tokenizer)
     with pytest.raises(ModelDamaged):
-        special_tokens(tmp_path, ENGLISH)
+        special_tokens(json.dumps(tokenizer).encode(), ENGLISH)
 
 
-def test_missing_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff"])
+def test_what_is_not_json_is_refused(content: bytes) -> None:
     with pytest.raises(ModelDamaged, match=r"tokenizer\.json"):
-        special_tokens(tmp_path, ENGLISH)
+        special_tokens(content, ENGLISH)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
-from stenopool.errors import EngineMissing
+from stenopool.models.formats.model import Whisper
 from stenopool.models.formats.openai import dimensions, openai_tensors, write_openai
+from stenopool.models.formats.reading import read_whisper
 from stenopool.models.formats.transformers import write_transformers
-from stenopool.models.weights import WhisperWeights, read_weights
+from stenopool.models.safetensors import read_safetensors
+from stenopool.models.weights import WhisperWeights
 
 
 @pytest.fixture(scope="module")
-def weights(models_dir: Path) -> WhisperWeights:
-    return read_weights(models_dir / "tiny.en")
+def whisper(models_dir: Path) -> Whisper:
+    return read_whisper(models_dir / "tiny.en")
+
+
+@pytest.fixture(scope="module")
+def weights(whisper: Whisper) -> WhisperWeights:
+    return whisper.weights
 
 
 def read(file: Path) -> Any:
@@ -26,10 +33,11 @@ def read(file: Path) -> Any:
 
 
 def test_transformers_folder_holds_the_model(
-    weights: WhisperWeights, models_dir: Path, tmp_path: Path
+    whisper: Whisper, models_dir: Path, tmp_path: Path
 ) -> None:
+    weights = whisper.weights
     numpy_files = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
-    write_transformers(weights, models_dir / "tiny.en", tmp_path)
+    write_transformers(whisper, tmp_path)
     found = numpy_files.load_file(tmp_path / "model.safetensors")
     assert found.keys() == weights.tensors.keys()
     for name, tensor in weights.tensors.items():
@@ -81,29 +89,48 @@ def test_openai_sizes(weights: WhisperWeights) -> None:
     }
 
 
-def test_openai_checkpoint_holds_the_model(weights: WhisperWeights, tmp_path: Path) -> None:
+def test_openai_checkpoint_holds_the_model(whisper: Whisper, tmp_path: Path) -> None:
+    weights = whisper.weights
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    write_openai(weights, tmp_path / "model.pt")
+    write_openai(whisper, tmp_path / "model.pt")
     found = torch.load(tmp_path / "model.pt", weights_only=True)
     assert found["dims"] == dimensions(weights)
     for name, tensor in openai_tensors(weights):
         np.testing.assert_array_equal(found["model_state_dict"][name].numpy(), tensor)
 
 
-@pytest.mark.parametrize("package", ["torch", "safetensors"])
-def test_missing_package_is_named(
-    package: str,
-    weights: WhisperWeights,
-    models_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in [package, f"{package}.numpy"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(EngineMissing, match=r"PyTorch|safetensors") as caught:
-        if package == "torch":
-            write_openai(weights, tmp_path / "model.pt")
-        else:
-            write_transformers(weights, models_dir / "tiny.en", tmp_path)
-    assert "stenopool[bench]" in caught.value.do
-    assert list(tmp_path.iterdir()) == []
+def test_candle_finds_what_its_loader_asks_for(whisper: Whisper, tmp_path: Path) -> None:
+    """Source: `models/whisper/model.rs` and `mod.rs` of candle-transformers."""
+    write_transformers(whisper, tmp_path)
+    config = read(tmp_path / "config.json")
+    fields = ["num_mel_bins", "max_source_positions", "d_model", "vocab_size"]
+    fields += ["encoder_attention_heads", "encoder_layers", "max_target_positions"]
+    fields += ["decoder_attention_heads", "decoder_layers"]
+    assert all(isinstance(config[name], int) and config[name] > 0 for name in fields)
+    assert all(isinstance(token, int) and token >= 0 for token in config["suppress_tokens"])
+    width, layers = config["d_model"], {"encoder": 4, "decoder": 4}
+    wanted: dict[str, tuple[int, ...]] = {
+        "model.encoder.conv1.weight": (width, config["num_mel_bins"], 3),
+        "model.encoder.conv2.weight": (width, width, 3),
+        "model.decoder.embed_tokens.weight": (config["vocab_size"], width),
+        "model.decoder.embed_positions.weight": (config["max_target_positions"], width),
+    }
+    for side, count in layers.items():
+        for number in range(count):
+            name = f"model.{side}.layers.{number}"
+            wanted[f"{name}.fc1.weight"] = (4 * width, width)  # it takes four times the width
+            wanted[f"{name}.fc2.weight"] = (width, 4 * width)
+            for attention in ("self_attn", "encoder_attn")[: 1 + (side == "decoder")]:
+                for kind in "qkv":
+                    wanted[f"{name}.{attention}.{kind}_proj.weight"] = (width, width)
+                wanted[f"{name}.{attention}.out_proj.bias"] = (width,)
+                wanted[f"{name}.{attention}_layer_norm.weight"] = (width,)
+            wanted[f"{name}.final_layer_norm.bias"] = (width,)
+        wanted[f"model.{side}.layer_norm.weight"] = (width,)
+    found = read_safetensors(tmp_path / "model.safetensors")
+    assert {name: found[name].shape for name in wanted} == wanted
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    commands = ["startoftranscript", "transcribe", "translate", "notimestamps", "endoftext"]
+    assert None not in [tokenizer.token_to_id(f"<|{name}|>") for name in commands]
+    silences = [tokenizer.token_to_id(f"<|{name}|>") for name in ("nocaptions", "nospeech")]
+    assert silences != [None, None]

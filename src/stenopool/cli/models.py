@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from stenopool.cli.console import emit, emit_json, report_pull, say
 if TYPE_CHECKING:
     from stenopool.models import ModelEntry, Store
 
-app = typer.Typer(help="Models: list, pull, show.", no_args_is_help=True)
+app = typer.Typer(help="Models: list, pull, show, export, package.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Name = Annotated[str, typer.Argument(help="Name of a model.", metavar="NAME")]
@@ -80,6 +81,74 @@ def show_model(*, name: Name, json_lines: Json = False) -> None:
     for key, value in data.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         emit(f"{key}: {shown}\n")
+
+
+@app.command("export")
+def export_model(
+    *,
+    name: Annotated[
+        str, typer.Argument(help="Name of a model, its folder or file.", metavar="MODEL")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="transformers, openai, ggml, ctranslate2, onnx or openvino.",
+            metavar="FORMAT",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The folder to make; or a file, where the format is one."
+        ),
+    ],
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="float16, float32, int8, q8_0, q5_0 or all, where the format has it.",
+            metavar="PRECISION",
+        ),
+    ] = "auto",
+) -> None:
+    """Write a Whisper model in the format of another project, with a card."""
+    from stenopool.models.export import export
+
+    for file in export(store().resolve(name, report=report_pull), to, output, precision):
+        say(f"{output.name}: {file}")
+
+
+@app.command("package")
+def package_model(
+    *,
+    folder: Annotated[Path, typer.Argument(help="Folder of a model.", metavar="DIR")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")] = Path(
+        "model.tar.gz"
+    ),
+    code: Annotated[
+        list[Path] | None,
+        typer.Option("--code", help="A file for `code/`, such as `inference.py`; repeatable."),
+    ] = None,
+) -> None:
+    """Pack a model as SageMaker wants it: `model.tar.gz`, its files at the root."""
+    from stenopool.models.package import package
+
+    for name in package(folder, output, code or ()):
+        say(f"{output.name}: {name}")
+
+
+@app.command("unpack")
+def unpack_model(
+    *,
+    archive: Annotated[Path, typer.Argument(help="A `model.tar.gz`.", metavar="ARCHIVE")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+) -> None:
+    """Unpack such an archive; what would lie outside the folder is refused."""
+    from stenopool.models.package import unpack
+
+    for name in unpack(archive, output):
+        say(f"{output}: {name}")
 
 
 def _data(entry: ModelEntry, *, pulled: bool) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """A Whisper model's tensors as NumPy arrays, whatever file they lie in.
 
 Names and layouts are those of Transformers (`model.encoder.layers.0.self_attn.q_proj.weight`),
-which most other formats can be written from. Files are mapped into memory, not read: a tensor costs
-memory when it is used. No file is ever unpickled.
+which all other formats can be written from; `formats` has a reader and a writer for each. Files are
+mapped into memory, not read: a tensor costs memory when it is used. No file is ever unpickled.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,8 @@ Tensors = Mapping[str, Tensor]
 AUDIO_POSITIONS = 1500  # of the encoder's output, for 30 s
 HEAD_WIDTH = 64  # of every Whisper model
 
-_SPEC = "WhisperSpec"
-_TYPES = {0: "<f4", 1: "|i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "<u2"}  # 5: bfloat16 as raw bits
-_BFLOAT16 = 5
-_LONGEST_NAME, _MOST_DIMENSIONS = 200, 4
+_MOST_LAYERS = 200
+_MOST_NUMBERS = 2**31  # of a tensor: the largest in large-v3 has 66 million
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class WhisperWeights:
-    """A model in memory.
+    """A model, as its file has it.
 
     Attributes:
         tensors: by their names in Transformers; float16 or float32. The output projection is the
@@ -77,208 +73,148 @@ class WhisperWeights:
     generation: Generation
     tensors: Tensors
 
+    def stored(self) -> dict[str, Stored]:
+        """The tensors by name, none of them made yet."""
+        if isinstance(self.tensors, LazyTensors):
+            return self.tensors.stored
+        return {name: Stored.of(tensor) for name, tensor in self.tensors.items()}
 
-def read_weights(folder: Path) -> WhisperWeights:
-    """The weights in a folder with CTranslate2's `model.bin` and `config.json`.
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor that lies in a file: its shape, and what makes an array of it."""
+
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Stored:
+        """An array, which may be mapped into memory."""
+        return cls(tensor.shape, lambda: tensor)
+
+
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors that are made when they are asked for, each time anew."""
+
+    def __init__(self, stored: Mapping[str, Stored]) -> None:
+        self.stored = dict(stored)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.stored[name].load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
+def read_weights(path: Path) -> WhisperWeights:
+    """The weights in a model's folder or file, in any of the formats that can be read.
 
     Raises:
         ModelDamaged: the files are not those of a Whisper model.
     """
-    tensors = _in_transformers_names(dict(_ctranslate2_tensors(folder / "model.bin")))
-    return WhisperWeights(_shape(tensors), _generation(folder / "config.json"), tensors)
+    from stenopool.models.formats.reading import read_whisper_weights
+
+    return read_whisper_weights(path)
 
 
-def _ctranslate2_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and array of each tensor in a binary model of CTranslate2, version 6."""
+def assembled(stored: Mapping[str, Stored], generation: Generation, do: str) -> WhisperWeights:
+    """A model of a file's tensors, which are of the names and the shapes that Whisper's have.
+
+    Args:
+        stored: by their names in Transformers; others are left out.
+        do: what to do where they are not.
+
+    Raises:
+        ModelDamaged: one is missing, or of another shape.
+    """
+    shape, inner = _sizes(stored, do)
+    found = {}
+    for name, size in expected(shape, inner):
+        if name not in stored:
+            raise ModelDamaged(f"the model lacks the tensor `{name}`", do=do)
+        if stored[name].shape != size:
+            what = f"`{name}` is of {list(stored[name].shape)}, not of {list(size)}"
+            raise ModelDamaged(f"the tensor {what}", do=do)
+        found[name] = stored[name]
+    return WhisperWeights(shape, generation, LazyTensors(found))
+
+
+def _sizes(stored: Mapping[str, Stored], do: str) -> tuple[WhisperShape, int]:
+    """The sizes that the first tensors imply, and the width between the two parts of a layer."""
     try:
-        with file.open("rb") as opened:
-            reader = _Reader(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), file.name)
-    except (OSError, ValueError) as error:
-        raise _damaged(f"`{file.name}` cannot be read: {error}") from error
-    version, spec = reader.number("<I"), reader.name()
-    if version < 6 or spec != _SPEC:
-        raise _damaged(f"`{file.name}` is `{spec}` version {version}, not a {_SPEC} of version 6")
-    reader.number("<I")  # revision
-    for _ in range(reader.number("<I")):
-        yield reader.name(), reader.tensor()
-
-
-class _Reader:
-    """Reads CTranslate2's fields one after the other, never beyond the end."""
-
-    def __init__(self, data: mmap.mmap, name: str) -> None:
-        self._data, self._name, self._at = data, name, 0
-
-    def number(self, layout: str) -> int:
-        return int(struct.unpack(layout, self._take(struct.calcsize(layout)))[0])
-
-    def name(self) -> str:
-        length = self.number("<H")
-        if not 0 < length <= _LONGEST_NAME:
-            raise _damaged(f"`{self._name}` holds a name of {length} bytes")
-        return self._take(length)[:-1].decode("ascii", "replace")  # it ends with a zero
-
-    def tensor(self) -> Tensor:
-        dimensions = self.number("B")
-        if dimensions > _MOST_DIMENSIONS:
-            raise _damaged(f"`{self._name}` holds a tensor of {dimensions} dimensions")
-        shape = tuple(self.number("<I") for _ in range(dimensions))
-        kind, length = self.number("B"), self.number("<I")
-        if kind not in _TYPES or length != np.dtype(_TYPES[kind]).itemsize * _product(shape):
-            raise _damaged(f"`{self._name}` holds a tensor whose type and length do not agree")
-        self._check(length)
-        array: Tensor = np.frombuffer(self._data, _TYPES[kind], _product(shape), offset=self._at)
-        self._at += length
-        return _from_bfloat16(array.reshape(shape)) if kind == _BFLOAT16 else array.reshape(shape)
-
-    def _take(self, count: int) -> bytes:
-        self._check(count)
-        self._at += count
-        return self._data[self._at - count : self._at]
-
-    def _check(self, count: int) -> None:
-        if self._at + count > len(self._data):
-            raise _damaged(f"`{self._name}` is cut off")
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def _from_bfloat16(bits: Tensor) -> Tensor:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-# CTranslate2's names of the parts of a layer, and how many projections each fuses.
-_LINEARS = {
-    "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "self_attention/linear_1": ("self_attn.out_proj",),
-    "attention/linear_0": ("encoder_attn.q_proj",),
-    "attention/linear_1": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
-    "attention/linear_2": ("encoder_attn.out_proj",),
-    "ffn/linear_0": ("fc1",),
-    "ffn/linear_1": ("fc2",),
-}
-_NORMS = {
-    "self_attention/layer_norm": "self_attn_layer_norm",
-    "attention/layer_norm": "encoder_attn_layer_norm",
-    "ffn/layer_norm": "final_layer_norm",
-}
-_WHOLE = {
-    "encoder/conv1/weight": "model.encoder.conv1.weight",
-    "encoder/conv1/bias": "model.encoder.conv1.bias",
-    "encoder/conv2/weight": "model.encoder.conv2.weight",
-    "encoder/conv2/bias": "model.encoder.conv2.bias",
-    "encoder/position_encodings/encodings": "model.encoder.embed_positions.weight",
-    "encoder/layer_norm/gamma": "model.encoder.layer_norm.weight",
-    "encoder/layer_norm/beta": "model.encoder.layer_norm.bias",
-    "decoder/embeddings/weight": "model.decoder.embed_tokens.weight",
-    "decoder/position_encodings/encodings": "model.decoder.embed_positions.weight",
-    "decoder/layer_norm/gamma": "model.decoder.layer_norm.weight",
-    "decoder/layer_norm/beta": "model.decoder.layer_norm.bias",
-}
-
-
-def _in_transformers_names(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    try:
-        tensors = {theirs: _floats(found, ours) for ours, theirs in _WHOLE.items()}
-        for side, parts in (("encoder", 2), ("decoder", 3)):
-            for layer in range(_layers(found, side)):
-                before, after = f"{side}/layer_{layer}", f"model.{side}.layers.{layer}"
-                tensors |= dict(_layer(found, before, after, cross_attention=parts == 3))
+        width, mel_bins, _ = stored["model.encoder.conv1.weight"].shape
+        vocabulary, _ = stored["model.decoder.embed_tokens.weight"].shape
+        positions, _ = stored["model.decoder.embed_positions.weight"].shape
+        inner, _ = stored["model.encoder.layers.0.fc1.weight"].shape
     except KeyError as error:
-        raise _damaged(f"the model lacks the tensor {error}") from error
-    except (IndexError, TypeError, ValueError) as error:
-        raise _damaged(f"the shapes of its tensors are not those of Whisper's: {error}") from error
-    return tensors
-
-
-def _layers(found: Mapping[str, Tensor], side: str) -> int:
-    return len(
-        {name.split("/")[1] for name in found if name.startswith(f"{side}/layer_")} - {"layer_norm"}
-    )
-
-
-def _layer(
-    found: Mapping[str, Tensor], before: str, after: str, *, cross_attention: bool
-) -> Iterator[tuple[str, Tensor]]:
-    for ours, theirs in _NORMS.items():
-        if cross_attention or not ours.startswith("attention/"):
-            yield f"{after}.{theirs}.weight", _floats(found, f"{before}/{ours}/gamma")
-            yield f"{after}.{theirs}.bias", _floats(found, f"{before}/{ours}/beta")
-    for ours, projections in _LINEARS.items():
-        if not cross_attention and ours.startswith("attention/"):
-            continue
-        for kind in ("weight", "bias"):
-            fused = _floats(found, f"{before}/{ours}/{kind}")
-            if len(fused) % len(projections):
-                raise _damaged(f"`{before}/{ours}` cannot be parted in {len(projections)}")
-            parted = np.split(fused, len(projections))
-            for name, part in zip(projections, parted, strict=True):
-                if not (kind == "bias" and name.endswith("k_proj")):  # Whisper's keys have none
-                    yield f"{after}.{name}.{kind}", part
-
-
-def _floats(found: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor as floating point; int8 weights are multiplied by the scale of their row."""
-    tensor = found[name]
-    if tensor.dtype == np.int8:
-        return tensor.astype(np.float32) / found[f"{name}_scale"][:, None]
-    return tensor
-
-
-def _shape(tensors: Tensors) -> WhisperShape:
-    try:
-        width, mel_bins, _ = tensors["model.encoder.conv1.weight"].shape
-        vocabulary, columns = tensors["model.decoder.embed_tokens.weight"].shape
-        positions, _ = tensors["model.decoder.embed_positions.weight"].shape
-        heard, _ = tensors["model.encoder.embed_positions.weight"].shape
+        raise ModelDamaged(f"the model lacks the tensor {error}", do=do) from error
     except ValueError as error:
-        raise _damaged("its first tensors do not have the shapes of Whisper's") from error
+        what = "its first tensors do not have the shapes of Whisper's"
+        raise ModelDamaged(what, do=do) from error
+    layers = {side: _layers(stored, side) for side in ("encoder", "decoder")}
     shape = WhisperShape(
         mel_bins=mel_bins,
         width=width,
-        encoder_layers=_counted(tensors, "encoder"),
-        decoder_layers=_counted(tensors, "decoder"),
+        encoder_layers=layers["encoder"],
+        decoder_layers=layers["decoder"],
         vocabulary=vocabulary,
         text_positions=positions,
     )
-    if columns != width or width % HEAD_WIDTH or heard != AUDIO_POSITIONS:
-        raise _damaged("its sizes are not those of a Whisper model")
-    return shape
+    numbers = (mel_bins, width, vocabulary, positions, inner, *layers.values())
+    largest = max(prod(one.shape) for one in stored.values())
+    sound = width % HEAD_WIDTH == 0 and min(numbers) > 0
+    if not sound or max(layers.values()) > _MOST_LAYERS or largest > _MOST_NUMBERS:
+        raise ModelDamaged("its sizes are not those of a Whisper model", do=do)
+    return shape, inner
 
 
-def _counted(tensors: Tensors, side: str) -> int:
-    return sum(
-        1
-        for name in tensors
-        if name.startswith(f"model.{side}.layers.") and name.endswith(".fc1.bias")
-    )
+def _layers(stored: Mapping[str, Stored], side: str) -> int:
+    begin, end = f"model.{side}.layers.", ".fc1.bias"
+    return sum(1 for name in stored if name.startswith(begin) and name.endswith(end))
 
 
-def _generation(file: Path) -> Generation:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        return Generation(
-            suppress=tuple(int(token) for token in config.get("suppress_ids", ())),
-            suppress_first=tuple(int(token) for token in config.get("suppress_ids_begin", ())),
-            alignment_heads=tuple(
-                (int(layer), int(head)) for layer, head in config.get("alignment_heads", ())
-            ),
-        )
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise _damaged(f"`{file.name}` is not a model's configuration: {error}") from error
+def expected(shape: WhisperShape, inner: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each tensor of a model.
+
+    Args:
+        inner: width between the two parts of a layer's feed-forward network.
+    """
+    width = shape.width
+    yield from _both("model.encoder.conv1", (width, shape.mel_bins, 3))
+    yield from _both("model.encoder.conv2", (width, width, 3))
+    yield "model.encoder.embed_positions.weight", (AUDIO_POSITIONS, width)
+    yield "model.decoder.embed_tokens.weight", (shape.vocabulary, width)
+    yield "model.decoder.embed_positions.weight", (shape.text_positions, width)
+    for side, layers, attentions in (
+        ("encoder", shape.encoder_layers, ("self_attn",)),
+        ("decoder", shape.decoder_layers, ("self_attn", "encoder_attn")),
+    ):
+        yield from _both(f"model.{side}.layer_norm", (width,))
+        for layer in range(layers):
+            name = f"model.{side}.layers.{layer}"
+            for attention in attentions:
+                yield from _both(f"{name}.{attention}_layer_norm", (width,))
+                yield f"{name}.{attention}.k_proj.weight", (width, width)  # keys have no bias
+                for kind in ("q", "v", "out"):
+                    yield from _both(f"{name}.{attention}.{kind}_proj", (width, width))
+            yield from _both(f"{name}.fc1", (inner, width))
+            yield from _both(f"{name}.fc2", (width, inner))
+            yield from _both(f"{name}.final_layer_norm", (width,))
 
 
-def _damaged(what: str) -> ModelDamaged:
-    return ModelDamaged(what, do="Pull the model again with `steno models pull NAME --force`")
+def _both(name: str, size: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", size
+    yield f"{name}.bias", size[:1]
+
+
+def inner_width(weights: WhisperWeights) -> int:
+    """Width between the two parts of a layer's feed-forward network."""
+    return len(weights.tensors["model.encoder.layers.0.fc1.bias"])
+
+
+def from_bfloat16(bits: Tensor) -> Tensor:
+    """The numbers whose upper halves in float32 are given, which NumPy has no type for."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -16,8 +16,8 @@ from stenopool.files import make_folder, output_error
 from stenopool.models import LocalModel
 from stenopool.models.formats.ggml import Precision, write_ggml
 from stenopool.models.formats.openai import write_openai
+from stenopool.models.formats.reading import read_whisper
 from stenopool.models.formats.transformers import write_transformers
-from stenopool.models.weights import read_weights
 
 AS_IT_IS = "ctranslate2"
 _VERSION = 1  # of what the functions below write
@@ -71,19 +71,19 @@ def write(*, source: str, target: str, form: str) -> None:
 
 
 def _ggml(source: Path, target: Path) -> None:
-    write_ggml(read_weights(source), source, target / "model.bin")
+    write_ggml(read_whisper(source), target / "model.bin")
 
 
 def _ggml_eight_bits(source: Path, target: Path) -> None:
-    write_ggml(read_weights(source), source, target / "model.bin", Precision.EIGHT_BITS)
+    write_ggml(read_whisper(source), target / "model.bin", Precision.EIGHT_BITS)
 
 
 def _openai(source: Path, target: Path) -> None:
-    write_openai(read_weights(source), target / "model.pt")
+    write_openai(read_whisper(source), target / "model.pt")
 
 
 def _transformers(source: Path, target: Path) -> None:
-    write_transformers(read_weights(source), source, target)
+    write_transformers(read_whisper(source), target)
 
 
 def _openvino(source: Path, target: Path) -> None:

@@ -1,1 +1,1 @@
-"""Writers of the formats in which other projects keep the same weights."""
+"""The formats in which other projects keep the same weights: a reader and a writer for each."""

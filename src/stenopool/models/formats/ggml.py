@@ -9,59 +9,79 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
 from stenopool.audio.features import mel_filters
-from stenopool.files import output_error
-from stenopool.models.formats.openai import dimensions, openai_tensors
-from stenopool.models.formats.special import special_tokens
+from stenopool.files import fill_whole
+from stenopool.models.formats.ggml_blocks import eight_bits, five_bits
+from stenopool.models.formats.model import FLOAT16, FLOAT32, Whisper
+from stenopool.models.formats.openai import dimensions, openai_name
 from stenopool.models.weights import Tensor, WhisperWeights
 
 MAGIC = 0x67676D6C  # "ggml"
-BLOCK = 32  # weights that share a scale where they are of 8 bits
-
-_FLOAT32, _FLOAT16, _EIGHT_BITS = 0, 1, 8  # types of tensors
-_QUANTISATION_VERSION = 2000  # 2, times the factor by which it stands beside the type
+AS_FLOAT32, AS_FLOAT16, AS_FIVE_BITS, AS_EIGHT_BITS = 0, 1, 6, 8  # types of tensors
+QUANTISATION_VERSION = 2000  # 2, times the factor by which it stands beside the type
 
 
 class Precision(Enum):
     """Of the matrices; the value is the file's type. Biases and positions are float32 always."""
 
+    FLOAT32 = 0
     FLOAT16 = 1
-    EIGHT_BITS = 7 + _QUANTISATION_VERSION
+    FIVE_BITS = 8 + QUANTISATION_VERSION
+    EIGHT_BITS = 7 + QUANTISATION_VERSION
 
 
-def write_ggml(
-    weights: WhisperWeights, folder: Path, file: Path, precision: Precision = Precision.FLOAT16
-) -> None:
+# Its loader takes files of float32 too, but its convolutions on CPUs end the process with them.
+PRECISIONS = {
+    FLOAT16: Precision.FLOAT16,
+    "q8_0": Precision.EIGHT_BITS,
+    "q5_0": Precision.FIVE_BITS,
+}
+_KINDS = {
+    Precision.FLOAT32: AS_FLOAT32,
+    Precision.FLOAT16: AS_FLOAT16,
+    Precision.FIVE_BITS: AS_FIVE_BITS,
+    Precision.EIGHT_BITS: AS_EIGHT_BITS,
+}
+
+
+def write_ggml(whisper: Whisper, file: Path, precision: Precision = Precision.FLOAT16) -> None:
     """Write a model for whisper.cpp.
 
     Args:
-        weights: of the model.
-        folder: holds its `tokenizer.json`.
         file: to write.
         precision: of the matrices.
 
     Raises:
         ModelDamaged: the tokenizer is not that of a Whisper model.
+        UnsupportedOption: float16 cannot hold the model's numbers.
         OutputError: the file cannot be written.
     """
-    tokens = special_tokens(folder, weights.shape.vocabulary)
+    words = whisper.tokens.words
+    fill_whole(file, lambda target: _write(target, whisper, words, precision))
+
+
+def _write(
+    target: IO[bytes], whisper: Whisper, words: Iterable[bytes], precision: Precision
+) -> None:
+    weights = whisper.weights
     filters = mel_filters(weights.shape.mel_bins)
-    try:
-        with file.open("wb") as target:
-            _numbers(target, [MAGIC, *_sizes(weights), precision.value, *filters.shape])
-            target.write(filters.astype("<f4").tobytes())
-            _numbers(target, [len(tokens.words)])
-            for word in tokens.words:
-                _numbers(target, [len(word)])
-                target.write(word)
-            for name, tensor in openai_tensors(weights):
-                _write_tensor(target, name, tensor, precision)
-    except OSError as error:
-        raise output_error(file, error) from error
+    _numbers(target, [MAGIC, *_sizes(weights), precision.value, *filters.shape])
+    target.write(filters.astype("<f4").tobytes())
+    spelt = list(words)
+    _numbers(target, [len(spelt)])
+    for word in spelt:
+        _numbers(target, [len(word)])
+        target.write(word)
+    exact = whisper.in_precision(FLOAT32).weights.tensors
+    half = whisper.in_precision(FLOAT16).weights.tensors
+    for name in weights.tensors:
+        kind = _kind(openai_name(name), exact[name], precision)
+        tensor = half[name] if kind == AS_FLOAT16 else exact[name]
+        _write_tensor(target, openai_name(name), tensor, kind)
 
 
 def _sizes(weights: WhisperWeights) -> list[int]:
@@ -72,41 +92,23 @@ def _sizes(weights: WhisperWeights) -> list[int]:
     return [sizes["n_vocab"], *(sizes[name] for name in (*audio, *text)), mel_bins]
 
 
-def _write_tensor(target: BinaryIO, name: str, tensor: Tensor, precision: Precision) -> None:
+def _write_tensor(target: IO[bytes], name: str, tensor: Tensor, kind: int) -> None:
     if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
         tensor = tensor[:, None]  # added to (width, frames)
-    kind = _kind(name, tensor, precision)
     encoded = name.encode("ascii")
     _numbers(target, [tensor.ndim, len(encoded), kind, *reversed(tensor.shape)])
     target.write(encoded)
-    if kind == _EIGHT_BITS:
-        target.write(eight_bits(tensor))
-    else:
-        target.write(tensor.astype("<f2" if kind == _FLOAT16 else "<f4").tobytes())
+    packed = {AS_EIGHT_BITS: eight_bits, AS_FIVE_BITS: five_bits}.get(kind)
+    target.write(packed(tensor) if packed else np.ascontiguousarray(tensor).tobytes())
 
 
 def _kind(name: str, tensor: Tensor, precision: Precision) -> int:
     if tensor.ndim == 1 or name.endswith(("positional_embedding", "bias")):
-        return _FLOAT32
-    if precision is Precision.EIGHT_BITS and tensor.ndim == 2:
-        return _EIGHT_BITS
-    return _FLOAT16
+        return AS_FLOAT32
+    if tensor.ndim == 3 and precision is not Precision.FLOAT32:
+        return AS_FLOAT16  # the kernels of convolutions
+    return _KINDS[precision]
 
 
-def eight_bits(matrix: Tensor) -> bytes:
-    """A matrix as blocks of 32 weights of a row: a float16 scale, then 32 whole numbers (`Q8_0`).
-
-    Args:
-        matrix: (rows, columns) of floating point; the columns are a multiple of 32.
-    """
-    blocks = matrix.astype(np.float32).reshape(-1, BLOCK)
-    scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
-    divisor = np.where(scale == 0, 1, scale)
-    packed = np.empty(len(blocks), dtype=[("scale", "<f2"), ("weights", "i1", (BLOCK,))])
-    packed["scale"] = scale[:, 0]
-    packed["weights"] = np.rint(blocks / divisor)
-    return packed.tobytes()
-
-
-def _numbers(target: BinaryIO, numbers: Iterable[int]) -> None:
+def _numbers(target: IO[bytes], numbers: Iterable[int]) -> None:
     target.write(np.fromiter(numbers, dtype="<u4").tobytes())

@@ -1,15 +1,35 @@
-"""The names that OpenAI's code gives to a model's tensors, and its checkpoint.
+"""The names that OpenAI's code gives to a model's tensors, and the checkpoint that it reads.
 
 Source of names and fields: `whisper/model.py` of openai/whisper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from stenopool.errors import EngineMissing
-from stenopool.models.weights import AUDIO_POSITIONS, Tensor, WhisperWeights
+import numpy as np
+
+from stenopool.errors import ModelDamaged
+from stenopool.files import fill_whole
+from stenopool.models.formats.checkpoint import write_checkpoint
+from stenopool.models.formats.model import FLOAT16, FLOAT32, Whisper
+from stenopool.models.formats.pickles import Described, described
+from stenopool.models.formats.records import refused, stored_records
+from stenopool.models.weights import (
+    AUDIO_POSITIONS,
+    Generation,
+    Stored,
+    Tensor,
+    WhisperWeights,
+    assembled,
+    from_bfloat16,
+)
+
+PRECISIONS = (FLOAT16, FLOAT32)
+_TYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}
+_DO = "Download the checkpoint again, or export it again"
 
 _OUTER = {
     "encoder.embed_positions.weight": "encoder.positional_embedding",
@@ -33,15 +53,18 @@ _INNER = {
     "fc2": "mlp.2",
     "final_layer_norm": "mlp_ln",
 }
+_INNER_BACK = {openai: theirs for theirs, openai in _INNER.items()}
 
 
 def openai_tensors(weights: WhisperWeights) -> Iterator[tuple[str, Tensor]]:
     """Each tensor with its name in OpenAI's code; the arrays are the same."""
     for name, tensor in weights.tensors.items():
-        yield _renamed(name.removeprefix("model.")), tensor
+        yield openai_name(name), tensor
 
 
-def _renamed(name: str) -> str:
+def openai_name(name: str) -> str:
+    """The name in OpenAI's code of a tensor of Transformers."""
+    name = name.removeprefix("model.")
     side, part, rest = name.split(".", 2)
     if part == "layers":
         layer, inner = rest.split(".", 1)
@@ -51,6 +74,20 @@ def _renamed(name: str) -> str:
         if name == theirs or name.startswith(f"{theirs}."):
             return openai + name.removeprefix(theirs)
     return name
+
+
+def transformers_name(name: str) -> str:
+    """The name in Transformers of a tensor of OpenAI's code; of others, some name."""
+    side, _, rest = name.partition(".")
+    part, _, within = rest.partition(".")
+    if part == "blocks":
+        layer, _, inner = within.partition(".")
+        module, _, kind = inner.rpartition(".")
+        return f"model.{side}.layers.{layer}.{_INNER_BACK.get(module, module)}.{kind}"
+    for theirs, openai in _OUTER.items():
+        if name == openai or name.startswith(f"{openai}."):
+            return f"model.{theirs}{name.removeprefix(openai)}"
+    return f"model.{name}"
 
 
 def dimensions(weights: WhisperWeights) -> dict[str, int]:
@@ -70,17 +107,75 @@ def dimensions(weights: WhisperWeights) -> dict[str, int]:
     }
 
 
-def write_openai(weights: WhisperWeights, file: Path) -> None:
-    """Write the checkpoint that `whisper.load_model` reads, with the weights as they are.
+def write_openai(whisper: Whisper, file: Path, precision: str | None = None) -> None:
+    """Write the checkpoint that `whisper.load_model` reads; PyTorch is not needed for it.
+
+    Args:
+        precision: `float16` or `float32`; `None` leaves each tensor as it is.
 
     Raises:
-        EngineMissing: PyTorch is not installed.
+        UnsupportedOption: float16 cannot hold the model's numbers.
+        OutputError: the file cannot be written.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise EngineMissing(
-            "writing OpenAI's format needs PyTorch", do="Run `pip install 'stenopool[bench]'`"
-        ) from error
-    tensors = {name: torch.tensor(tensor) for name, tensor in openai_tensors(weights)}
-    torch.save({"dims": dimensions(weights), "model_state_dict": tensors}, file)
+    if precision:
+        whisper = whisper.in_precision(precision)
+    weights = whisper.weights
+    named = {openai_name(name): stored for name, stored in weights.stored().items()}
+    sizes = dimensions(weights)
+    fill_whole(file, lambda target: write_checkpoint(target, sizes, named))
+
+
+def read_openai(file: Path) -> WhisperWeights:
+    """The weights in such a checkpoint, of which nothing is run; it says nothing of decoding.
+
+    Raises:
+        ModelDamaged: it is no such checkpoint, or holds more than tensors.
+    """
+    records = stored_records(file)
+    lists = [name for name in records if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(lists) != 1:
+        raise refused(file.name, "it has no list of tensors")
+    root = lists[0].removesuffix("data.pkl")
+    if bytes(records.get(f"{root}byteorder", b"little")[:10]) != b"little":
+        raise refused(file.name, "its numbers are big-endian")
+    said = described(bytes(records[lists[0]][: 1 << 25]), file.name)
+    state = said.get("model_state_dict") if isinstance(said, dict) else None
+    if not isinstance(state, dict):
+        raise refused(file.name, "it has no `model_state_dict`, as OpenAI's checkpoints have")
+    stored = {
+        transformers_name(name): _stored(one, records, root, file.name)
+        for name, one in state.items()
+        if isinstance(one, Described)
+    }
+    weights = assembled(stored, Generation((), (), ()), _DO)
+    _check(said.get("dims"), weights)
+    return weights
+
+
+def _stored(said: Described, records: Mapping[str, memoryview], root: str, name: str) -> Stored:
+    """A tensor that a pickle describes, if the archive has its numbers."""
+    data = records.get(f"{root}data/{said.storage.key}")
+    if said.storage.kind not in _TYPES or data is None:
+        raise refused(name, "a tensor's numbers are missing, or of a type that no model has")
+    kind = np.dtype(_TYPES[said.storage.kind])
+    reach = sum((size - 1) * step for size, step in zip(said.size, said.stride, strict=True))
+    overlapping = any(
+        step == 0 for size, step in zip(said.size, said.stride, strict=True) if size > 1
+    )
+    if 0 in said.size or overlapping or (said.offset + reach + 1) * kind.itemsize > len(data):
+        raise refused(name, "a tensor does not lie within its numbers")
+
+    def load() -> Tensor:
+        flat: Tensor = np.frombuffer(data, kind, reach + 1, said.offset * kind.itemsize)
+        steps = [step * kind.itemsize for step in said.stride]
+        view = np.lib.stride_tricks.as_strided(flat, said.size, steps, writeable=False)
+        return from_bfloat16(view) if said.storage.kind == "bfloat16" else view
+
+    return Stored(said.size, load)
+
+
+def _check(dims: Any, weights: WhisperWeights) -> None:  # noqa: ANN401  as the file has it
+    """The sizes that the checkpoint names are those of its tensors."""
+    for name, size in dimensions(weights).items():
+        if not isinstance(dims, dict) or dims.get(name) != size:
+            raise ModelDamaged(f"its tensors do not have the sizes that `{name}` says", do=_DO)

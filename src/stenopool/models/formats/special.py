@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stenopool.errors import ModelDamaged
+
+TOKENIZER = "tokenizer.json"
+SECONDS_PER_TIMESTAMP = 0.02
+TIMESTAMPS = 1501  # from 0.00 to 30.00 s
 
 _FIRST_MULTILINGUAL = 51865  # tokens; English-only models have one less
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # two names of one token
@@ -22,6 +25,7 @@ class SpecialTokens:
         start: start of transcript; then come the languages.
         languages: id of each language code; empty for English-only models.
         words: the bytes of each id below `end`; empty where the vocabulary has none.
+        every: how the vocabulary writes each id, the timestamps included.
     """
 
     end: int
@@ -34,25 +38,32 @@ class SpecialTokens:
     no_timestamps: int
     languages: dict[str, int]
     words: tuple[bytes, ...]
+    every: tuple[str, ...]
 
 
-def special_tokens(folder: Path, vocabulary: int) -> SpecialTokens:
-    """The tokens of the model in a folder.
+def special_tokens(tokenizer: bytes, vocabulary: int) -> SpecialTokens:
+    """The tokens of a model.
 
     Args:
-        folder: holds `tokenizer.json`.
+        tokenizer: content of its `tokenizer.json`.
         vocabulary: rows of the token embedding.
 
     Raises:
         ModelDamaged: it is not the tokenizer of a Whisper model.
     """
-    file = folder / "tokenizer.json"
     try:
-        return _read(json.loads(file.read_text(encoding="utf-8")), vocabulary)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return _read(json.loads(tokenizer), vocabulary)
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ModelDamaged(
-            f"`{file.name}` is not the tokenizer of a Whisper model: {error}",
-            do="Pull the model again with `steno models pull NAME --force`",
+            f"`{TOKENIZER}` is not the tokenizer of a Whisper model: {error}",
+            do="Copy it again from where the model is from",
         ) from error
 
 
@@ -62,6 +73,8 @@ def _read(tokenizer: dict[str, Any], vocabulary: int) -> SpecialTokens:
         added[name] for name in ("<|startoftranscript|>", "<|translate|>", "<|endoftext|>")
     )
     if not 0 < end < start < translate < vocabulary:
+        raise ValueError("its special tokens are not where a model of this size has them")
+    if not translate < added["<|notimestamps|>"] < vocabulary:
         raise ValueError("its special tokens are not where a model of this size has them")
     spoken = {text[2:-2]: number for text, number in added.items() if start < number < translate}
     return SpecialTokens(
@@ -75,11 +88,23 @@ def _read(tokenizer: dict[str, Any], vocabulary: int) -> SpecialTokens:
         no_timestamps=added["<|notimestamps|>"],
         languages=spoken if vocabulary >= _FIRST_MULTILINGUAL else {},
         words=_words(tokenizer["model"]["vocab"], end),
+        every=_every(tokenizer["model"]["vocab"], added, vocabulary),
     )
 
 
+def _every(words: dict[str, int], added: dict[str, int], vocabulary: int) -> tuple[str, ...]:
+    every = [""] * vocabulary
+    first = added["<|notimestamps|>"] + 1
+    for step, number in enumerate(range(first, min(first + TIMESTAMPS, vocabulary))):
+        every[number] = f"<|{step * SECONDS_PER_TIMESTAMP:.2f}|>"
+    for text, number in (*words.items(), *added.items()):
+        if 0 <= number < vocabulary:
+            every[number] = text
+    return tuple(every)
+
+
 def _words(vocabulary: dict[str, int], end: int) -> tuple[bytes, ...]:
-    byte_of = _byte_of_character()
+    byte_of = byte_of_character()
     words = [b""] * end
     for text, number in vocabulary.items():
         if 0 <= number < end:
@@ -87,7 +112,7 @@ def _words(vocabulary: dict[str, int], end: int) -> tuple[bytes, ...]:
     return tuple(words)
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """Byte-level BPE writes each byte as one printable character (Radford et al. 2019): the
     printable ones of Latin-1 as themselves, the others in order from U+0100.
     """

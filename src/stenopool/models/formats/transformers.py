@@ -6,62 +6,61 @@ Source of the fields: `WhisperConfig`, `WhisperFeatureExtractor` and the publish
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-import numpy as np
+from stenopool.files import fill_whole, write_whole
+from stenopool.models.formats.model import FLOAT16, FLOAT32, Whisper
+from stenopool.models.formats.preprocessor import preprocessor
+from stenopool.models.formats.safetensors import write_safetensors
+from stenopool.models.formats.special import TOKENIZER, SpecialTokens
+from stenopool.models.weights import AUDIO_POSITIONS, inner_width
 
-from stenopool.audio import SAMPLE_RATE
-from stenopool.audio.features import FFT_SAMPLES, HOP_SAMPLES, WINDOW_FRAMES, WINDOW_SAMPLES
-from stenopool.errors import EngineMissing
-from stenopool.files import output_error, write_whole
-from stenopool.models.formats.special import SpecialTokens, special_tokens
-from stenopool.models.weights import AUDIO_POSITIONS, WhisperWeights
+WEIGHTS, GENERATION = "model.safetensors", "generation_config.json"
+PRECISIONS = (FLOAT16, FLOAT32)
 
 _LATEST_FIRST_TIMESTAMP = 50  # of 0.02 s: a window's text begins in its first second
 
 
-def write_transformers(weights: WhisperWeights, source: Path, target: Path) -> None:
-    """Write a model that `WhisperForConditionalGeneration.from_pretrained` reads.
+def write_transformers(whisper: Whisper, folder: Path, precision: str | None = None) -> None:
+    """Write a model that `WhisperForConditionalGeneration.from_pretrained` reads, and Candle.
 
     Args:
-        weights: of the model.
-        source: folder with its `tokenizer.json`.
-        target: an existing folder.
+        folder: is there already.
+        precision: `float16` or `float32`; `None` leaves each tensor as it is.
 
     Raises:
-        EngineMissing: the package `safetensors` is not installed.
+        ModelDamaged: the tokenizer is not that of a Whisper model.
+        UnsupportedOption: float16 cannot hold the model's numbers.
+        OutputError: the folder cannot be written to.
+    """
+    if precision:
+        whisper = whisper.in_precision(precision)
+    write_documents(whisper, folder)
+    tensors = whisper.weights.tensors
+    fill_whole(folder / WEIGHTS, lambda file: write_safetensors(file, tensors))
+
+
+def write_documents(whisper: Whisper, folder: Path) -> None:
+    """Write all but the weights.
+
+    Raises:
         ModelDamaged: the tokenizer is not that of a Whisper model.
         OutputError: the folder cannot be written to.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise EngineMissing(
-            "writing Transformers' format needs the package `safetensors`",
-            do="Run `pip install 'stenopool[bench]'`",
-        ) from error
-    tokens = special_tokens(source, weights.shape.vocabulary)
     documents = {
-        "config.json": _model(weights, tokens),
-        "generation_config.json": _generation(weights, tokens),
-        "preprocessor_config.json": _preprocessor(weights),
-        "tokenizer_config.json": _tokenizer(tokens),
+        "config.json": _model(whisper),
+        GENERATION: generation(whisper),
+        "preprocessor_config.json": preprocessor(whisper.weights.shape),
+        "tokenizer_config.json": _tokenizer(),
     }
     for name, document in documents.items():
-        write_whole(target / name, json.dumps(document, indent=2) + "\n")
-    # A file of memory-mapped tensors cannot be written without a copy of those that are not whole.
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in weights.tensors.items()}
-    try:
-        shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
-        save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    except OSError as error:
-        raise output_error(target, error) from error
+        write_whole(folder / name, json.dumps(document, indent=2) + "\n")
+    write_whole(folder / TOKENIZER, whisper.tokenizer)
 
 
-def _model(weights: WhisperWeights, tokens: SpecialTokens) -> dict[str, object]:
-    shape = weights.shape
-    inner = len(weights.tensors["model.encoder.layers.0.fc1.bias"])
+def _model(whisper: Whisper) -> dict[str, object]:
+    weights, tokens = whisper.weights, whisper.tokens
+    shape, inner = weights.shape, inner_width(weights)
     sides: dict[str, object] = {}
     for side, layers in (("encoder", shape.encoder_layers), ("decoder", shape.decoder_layers)):
         sides |= {
@@ -84,7 +83,10 @@ def _model(weights: WhisperWeights, tokens: SpecialTokens) -> dict[str, object]:
         "scale_embedding": False,
         "tie_word_embeddings": True,
         "use_cache": True,
-        "torch_dtype": str(weights.tensors["model.decoder.embed_tokens.weight"].dtype),
+        "torch_dtype": whisper.precision,
+        # Candle looks for these here.
+        "suppress_tokens": list(weights.generation.suppress),
+        "begin_suppress_tokens": list(weights.generation.suppress_first),
         **_borders(tokens),
     }
 
@@ -98,7 +100,9 @@ def _borders(tokens: SpecialTokens) -> dict[str, object]:
     }
 
 
-def _generation(weights: WhisperWeights, tokens: SpecialTokens) -> dict[str, object]:
+def generation(whisper: Whisper) -> dict[str, object]:
+    """The content of `generation_config.json`."""
+    weights, tokens = whisper.weights, whisper.tokens
     said = weights.generation
     config: dict[str, object] = {
         **_borders(tokens),
@@ -120,24 +124,7 @@ def _generation(weights: WhisperWeights, tokens: SpecialTokens) -> dict[str, obj
     return config
 
 
-def _preprocessor(weights: WhisperWeights) -> dict[str, object]:
-    return {
-        "feature_extractor_type": "WhisperFeatureExtractor",
-        "processor_class": "WhisperProcessor",
-        "feature_size": weights.shape.mel_bins,
-        "sampling_rate": SAMPLE_RATE,
-        "n_fft": FFT_SAMPLES,
-        "hop_length": HOP_SAMPLES,
-        "chunk_length": WINDOW_SAMPLES // SAMPLE_RATE,
-        "n_samples": WINDOW_SAMPLES,
-        "nb_max_frames": WINDOW_FRAMES,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": False,
-    }
-
-
-def _tokenizer(tokens: SpecialTokens) -> dict[str, object]:
+def _tokenizer() -> dict[str, object]:
     end = "<|endoftext|>"
     return {
         "tokenizer_class": "WhisperTokenizer",
