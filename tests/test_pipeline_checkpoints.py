@@ -33,6 +33,7 @@ from stenopool.pipeline.checkpoints import (
     span_name,
     window_name,
 )
+from stenopool.settings import Settings
 from stenopool.transcript import Transcript, Word
 
 JOB = "0123456789abcdef01234567-1"
@@ -473,6 +474,13 @@ def test_reading_is_named_by_model_language_and_version(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "__version__", "0.0.0")
     found.add(fingerprint(MODEL, OPTIONS, "en"))
     assert len(found) == len(models) + 3
+
+
+def test_aligner_makes_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(MODEL, OPTIONS, "en")
+    refined = Settings(aligner="somewhere")
+    monkeypatch.setattr(module, "settings", lambda: refined)
+    assert fingerprint(MODEL, OPTIONS, "en") != before
 
 
 def test_window_is_named_by_every_border() -> None:

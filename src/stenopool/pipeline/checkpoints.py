@@ -30,6 +30,7 @@ from stenopool.decoding.options import Options
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading
 from stenopool.pipeline import keys
+from stenopool.settings import settings
 from stenopool.transcript import ModelInfo, Transcript, Word
 
 T = TypeVar("T")
@@ -63,7 +64,8 @@ class Plan:
 
 def fingerprint(model: ModelInfo, options: Options, language: str) -> str:
     """Of everything besides the speech that a reading depends on."""
-    text = json.dumps([__version__, asdict(model), asdict(options), language])
+    aligner = settings().aligner  # refines the times of words
+    text = json.dumps([__version__, asdict(model), asdict(options), language, aligner])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
