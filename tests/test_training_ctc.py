@@ -159,6 +159,7 @@ def test_folder_holds_the_best_model_and_the_records(
     assert told["options"]["learning_rate"] == 0.01
     assert told["train"]["used"] == 12
     assert len(told["train"]["listing_sha256"]) == 64
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["language"] == "eo"
     assert {"id", "reference", "hypothesis", "step"} == records(tmp_path / "out", "samples")[
         0
     ].keys()

@@ -71,6 +71,7 @@ def spoken_set(
                 "text": text,
                 "duration": round(len(sound) / 16_000, 3),
                 "speaker": f"s{number % 4}",
+                "language": "eo",
             }
         )
     return manifest(folder, lines)

@@ -81,6 +81,9 @@ def train_ctc(
     learned, measured = data_set(train, bad), data_set(valid, bad_valid)
     known = _vocabulary(vocabulary, init, learned)
     model = ctc_model(init, known, options)
+    languages = {one.language for one in learned.recordings}
+    if len(languages) == 1 and (language := languages.pop()):
+        model.config.language = language  # transcripts of the model say it
     frames = _frames(model)
     examples = training_examples(learned, known, frames, options, bad)
     evaluated = evaluation_examples(measured, known, bad_valid)
