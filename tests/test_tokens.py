@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,16 @@ def test_commands_in_a_prompt_are_only_text(vocabulary: Vocabulary) -> None:
         "<|nospeech|>",
         "<|endoftext|>",
     ]
+
+
+def test_tokenizer_without_its_first_merge_writes_words_as_the_model_learned_them(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    whole = models_dir / "tiny.en" / "tokenizer.json"
+    data = json.loads(whole.read_text(encoding="utf-8"))
+    assert data["model"]["merges"].pop(0) in ("Ġ t", ["Ġ", "t"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    text = " They told them the truth about the time"
+    mended = Vocabulary(tmp_path / "tokenizer.json").encode(text)
+    assert mended == Vocabulary(whole).encode(text)
+    assert len(mended) == 8

@@ -16,7 +16,22 @@ from functools import cache
 
 import typer
 
-from stenopool.cli import batch, bench, doctor, evaluate, jobs, models, run, serve, transcribe
+from stenopool.cli import (
+    align,
+    batch,
+    bench,
+    data,
+    doctor,
+    evaluate,
+    jobs,
+    models,
+    pseudo_label,
+    run,
+    serve,
+    train,
+    train_distil,
+    transcribe,
+)
 from stenopool.cli.console import complain, emit, forgiving_stderr, say
 from stenopool.errors import StenoError
 
@@ -40,6 +55,12 @@ app.command("serve")(serve.serve)
 app.add_typer(serve.keys, name="keys")
 app.add_typer(batch.app, name="batch")
 app.command("queue")(jobs.queue)
+data.app.command("pseudo-label")(pseudo_label.pseudo_label)
+data.app.command("filter")(pseudo_label.filter_labels)
+app.add_typer(data.app, name="data")
+train.app.command("distil")(train_distil.train_distil)
+app.add_typer(train.app, name="train")
+app.command("align")(align.align)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.add_typer(models.app, name="models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Vocabulary:
                 f"`{file.name}` is not a tokenizer: {error}",
                 do="Pull the model again with `steno models pull NAME --force`",
             ) from error
+        if self._splits_what_it_knows():
+            self._tokenizer = _mended(file)
         # `<|nospeech|>` in a prompt is text: only we may give the model commands.
         self._tokenizer.encode_special_tokens = True
         self.start = self._special("<|startoftranscript|>")
@@ -42,6 +45,11 @@ class Vocabulary:
         self.previous = self._special("<|startofprev|>")
         self.no_timestamps = self._special("<|notimestamps|>")
         self.first_timestamp = self.no_timestamps + 1
+
+    def _splits_what_it_knows(self) -> bool:
+        """Whether its first merge is missing, as in the published files of `base`."""
+        whole = self._tokenizer.token_to_id("Ġto")
+        return whole is not None and self.encode(" to") != [whole]
 
     def _special(self, token: str) -> int:
         number = self._tokenizer.token_to_id(token)
@@ -141,3 +149,14 @@ class Vocabulary:
         if pending:
             runs.append((str(self._tokenizer.decode(pending)), len(pending)))
         return runs
+
+
+def _mended(file: Path) -> tokenizers.Tokenizer:
+    """The tokenizer with the merge of a space and a `t`, which is the first of all.
+
+    Without it `the` is written as a space and `the`, which no Whisper model has ever learned.
+    """
+    data = json.loads(file.read_text(encoding="utf-8"))
+    merges = data["model"]["merges"]
+    merges.insert(0, "Ġ t" if merges and isinstance(merges[0], str) else ["Ġ", "t"])
+    return tokenizers.Tokenizer.from_str(json.dumps(data))

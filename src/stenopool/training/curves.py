@@ -1,4 +1,4 @@
-"""`loss.png`, `wer.png` and of a student `agreement.png`: how a training went, drawn when matplotlib is there."""
+"""How a training went, drawn when matplotlib is there: `loss.png`, `wer.png`, `agreement.png`."""
 
 from __future__ import annotations
 
