@@ -200,7 +200,7 @@ def test_missing_weights_are_refused(broken: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_folder_that_is_not_there_is_refused(tmp_path: Path, engine: str) -> None:
-    with pytest.raises(ModelDamaged, match=r"`(nothing|model\.bin)`"):
+    with pytest.raises(ModelDamaged, match=r"(nothing|model\.bin|tokenizer\.json)`"):
         load(tmp_path / "nothing", engine)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from stenopool.errors import ModelDamaged, ModelNotPulled
 from stenopool.models.catalogue import Kind, ModelEntry, shown
 from stenopool.models.opened import opened
-from stenopool.models.wav2vec2_config import is_wav2vec2, regular
 
 USER_FILES = ("model.bin", "config.json", "tokenizer.json")
 FILE_ENDINGS = (".pt", ".bin")  # of models that are one file
@@ -66,6 +65,8 @@ def user_model(name: str | Path) -> LocalModel:
         ModelDamaged: a file is missing or cannot be read.
         OutputError: it is of another format, and cannot be rewritten for the engines.
     """
+    from stenopool.models.wav2vec2_config import is_wav2vec2, regular
+
     folder = Path(name)
     rewritten = opened(folder)
     if rewritten:

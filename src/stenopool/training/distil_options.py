@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stenopool.audio.features import WINDOW_SECONDS
 from stenopool.errors import UnknownName, UsageError
 from stenopool.training.options import SKIP, STOP, LoopOptions
 
@@ -13,6 +12,8 @@ ENCODER, EMBEDDINGS = "encoder", "embeddings"
 
 # What may be another on resuming besides that of all trainings.
 CACHE = frozenset({"cache_gb"})
+
+WINDOW_SECONDS = 30.0  # that Whisper hears at once; its own module would load NumPy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
