@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from sounds import late_tone, write_wav
+from stenopool.audio import SAMPLE_RATE, media
 from stenopool.data import read
+from stenopool.data.corrected import _Heard
 from stenopool.data.prepare import Preparation, prepare
+from stenopool.data.wav import wav
 from stenopool.errors import InputNotFound, UsageError
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript
 from stenopool.writers.plain import json_document
@@ -119,3 +122,16 @@ def test_document_that_is_no_json_is_named(bucket: Path) -> None:
     (bucket / "output" / "x.json").write_text("{")
     with pytest.raises(UsageError, match=r"x\.json` is no JSON"):
         list(read(bucket))
+
+
+def test_clips_in_any_order_hold_no_more_than_the_newest(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 60 * SAMPLE_RATE).astype(np.float32)
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(noise))
+    with media.Recording(path) as sound:
+        whole = np.concatenate(list(sound))
+    heard = _Heard(path)
+    for start, end in ((0.0, 1.0), (0.5, 3.0), (40.0, 41.0), (2.0, 2.5), (59.0, 70.0), (5.0, 5.1)):
+        cut = slice(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE))
+        np.testing.assert_array_equal(heard.between(cut.start, cut.stop), whole[cut])
+        assert sum(map(len, heard._held)) < (min(end, 60) - start + 5) * SAMPLE_RATE

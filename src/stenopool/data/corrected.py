@@ -7,17 +7,18 @@ segment that has a text is a recording.
 
 from __future__ import annotations
 
-import io
 import json
-import wave
+from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from stenopool.audio import SAMPLE_RATE, Samples, media
 from stenopool.data.recording import OnBad, Recording
+from stenopool.data.wav import wav
 from stenopool.errors import InputNotFound, InputUnreadable, UsageError
 from stenopool.transcript import Segment, Transcript
 
@@ -140,18 +141,40 @@ def _recording(segment: Segment, audio: Path, name: str, language: str) -> Recor
 
 def _clip(audio: Path, start: float, end: float) -> bytes:
     """A wav file of a part of a recording."""
-    samples = _decoded(audio)[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
-    held = io.BytesIO()
-    with wave.open(held, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return held.getvalue()
+    return wav(_heard(audio).between(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)))
 
 
-@lru_cache(maxsize=1)
-def _decoded(audio: Path) -> Samples:
-    """One recording at a time: its segments come one after another."""
-    with media.Recording(audio) as sound:
-        return np.concatenate(list(sound))
+class _Heard:
+    """A recording that is decoded once for clips that come one after another.
+
+    Held is only what the newest clip was cut from; an earlier one costs decoding from the start.
+    """
+
+    def __init__(self, audio: Path) -> None:
+        self._audio = audio
+        self._lock = Lock()
+        self._blocks = self._decoded()
+        self._held: deque[Samples] = deque()
+        self._begin = 0  # sample of the recording that `_held` begins with
+
+    def between(self, start: int, end: int) -> Samples:
+        """(samples,) of the recording; fewer where it ends before `end`."""
+        with self._lock:
+            if start < self._begin:
+                self._blocks, self._begin = self._decoded(), 0
+                self._held.clear()
+            held = self._begin + sum(len(block) for block in self._held)
+            while held < end and (block := next(self._blocks, None)) is not None:
+                self._held.append(block)
+                held += len(block)
+                while self._held and self._begin + len(self._held[0]) <= start:
+                    self._begin += len(self._held.popleft())
+            heard = np.concatenate([*self._held, np.zeros(0, dtype=np.float32)])
+            return heard[max(0, start - self._begin) : max(0, end - self._begin)]
+
+    def _decoded(self) -> Iterator[Samples]:
+        with media.Recording(self._audio) as sound:
+            yield from sound
+
+
+_heard = lru_cache(maxsize=1)(_Heard)  # the segments of a recording come one after another

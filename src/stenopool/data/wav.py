@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import wave
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 
@@ -13,6 +14,14 @@ from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.files import output_error
 
 FULL_SCALE = 32767
+
+
+def wav(samples: Samples) -> bytes:
+    """A wav file of 16 bits a sample; samples beyond full scale are clipped."""
+    held = io.BytesIO()
+    with _opened(held) as file:
+        file.writeframesraw(_pcm(samples))
+    return held.getvalue()
 
 
 class WavWriter:
@@ -30,10 +39,7 @@ class WavWriter:
             self._bytes = path.open("wb")
         except OSError as error:
             raise output_error(path, error) from error
-        self._file = wave.open(self._bytes, "wb")  # noqa: SIM115  closed by `__exit__`
-        self._file.setnchannels(1)
-        self._file.setsampwidth(2)
-        self._file.setframerate(SAMPLE_RATE)
+        self._file = _opened(self._bytes)  # closed by `__exit__`
 
     @property
     def seconds(self) -> float:
@@ -42,9 +48,8 @@ class WavWriter:
 
     def write(self, block: Samples) -> None:
         """Add samples; those beyond full scale are clipped."""
-        scaled = np.round(np.clip(block, -1.0, 1.0) * FULL_SCALE).astype("<i2")
         try:
-            self._file.writeframesraw(scaled.tobytes())
+            self._file.writeframesraw(_pcm(block))
         except OSError as error:
             raise output_error(self._path, error) from error
         self._samples += len(block)
@@ -66,3 +71,15 @@ class WavWriter:
             raise output_error(self._path, failure) from failure
         if error is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _opened(target: BinaryIO) -> wave.Wave_write:
+    file = wave.open(target, "wb")  # noqa: SIM115  closed by the caller
+    file.setnchannels(1)
+    file.setsampwidth(2)
+    file.setframerate(SAMPLE_RATE)
+    return file
+
+
+def _pcm(samples: Samples) -> bytes:
+    return np.round(np.clip(samples, -1.0, 1.0) * FULL_SCALE).astype("<i2").tobytes()
