@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import openvino as ov
@@ -20,13 +19,12 @@ from stenopool.engines.ctc.base import Emissions
 from stenopool.engines.ctc.graph import acoustic
 from stenopool.engines.openvino.batch import failures, infer
 from stenopool.engines.openvino.cache import Compiled
+from stenopool.engines.openvino.groups import Groups, groups_of
 from stenopool.engines.openvino.memory import give_back_freed_memory
 from stenopool.engines.openvino.processor import BFLOAT16, FLOAT32, INT8, has_bfloat16
 from stenopool.engines.openvino.turns import Turns
 from stenopool.models.wav2vec2 import WEIGHTS, read_wav2vec2
 
-CORES_OF_A_GROUP = 4
-MOST_GROUPS = 4
 PADDED_TO = SAMPLE_RATE  # samples
 BATCH_SAMPLES = 32 * SAMPLE_RATE  # of a batch with its padding: more is not faster, only larger
 KEPT_SHAPES = 100
@@ -58,7 +56,7 @@ class OpenVinoCtcEngine:
         self.precision = precision
         self.stride = weights.shape.stride
         self.symbols, self.blank = weights.shape.vocabulary, weights.shape.blank
-        groups = min(max(1, threads // CORES_OF_A_GROUP), MOST_GROUPS)
+        groups = groups_of(threads)
         self.workers = groups + 1  # one decodes while the others infer
         floating = "bf16" if precision != FLOAT32 and has_bfloat16() else "f32"
         options: dict[str, str | int] = {
@@ -71,17 +69,10 @@ class OpenVinoCtcEngine:
             made = f"{precision} {hashlib.sha256(repr(weights.shape).encode()).hexdigest()}"
             compiled = Compiled(folder / WEIGHTS, options, made, Path(__file__).parent)
             model = compiled.graph("acoustic", lambda: acoustic(weights, int8=precision == INT8))
-            self._groups = [_Group(model) for _ in range(groups)]
-        self._lock = Lock()
+            self._groups = Groups([_Group(model) for _ in range(groups)])
 
     def emissions(self, samples: Sequence[Samples]) -> list[Emissions]:
-        found = [np.zeros((0, self.symbols), dtype=np.float32)] * len(samples)
-        for batch in self._batches(samples):
-            for number, logits in zip(
-                batch, self._logits([samples[one] for one in batch]), strict=True
-            ):
-                found[number] = log_softmax(logits)
-        return found
+        return [log_softmax(one) for one in self.logits(samples)]
 
     def logits(self, samples: Sequence[Samples]) -> list[NDArray[np.float32]]:
         """Like `emissions`, before the probabilities are made: what Transformers calls `logits`."""
@@ -118,14 +109,8 @@ class OpenVinoCtcEngine:
             kernel, stride = self._shape.kernels[0], self._shape.strides[0]
             begun = [(length - kernel) // stride + 1 for length in lengths]
             inputs["begun"] = _marks(begun, (padded.shape[1] - kernel) // stride + 1)[:, None]
-        with self._lock:
-            group = min(self._groups, key=lambda one: one.callers)
-            group.callers += 1
-        try:
+        with self._groups.one() as group:
             logits = group.infer(inputs)
-        finally:
-            with self._lock:
-                group.callers -= 1
         return [row[:count] for row, count in zip(logits, frames, strict=True)]
 
     def _levelled(self, samples: Samples) -> Samples:
@@ -138,14 +123,9 @@ class OpenVinoCtcEngine:
 
 
 class _Group:
-    """The cores that run one batch.
-
-    Attributes:
-        callers: of the engine who use it or wait for it.
-    """
+    """The cores that run one batch."""
 
     def __init__(self, model: ov.CompiledModel) -> None:
-        self.callers = 0
         self._turns = Turns()
         self._request = model.create_infer_request()
 

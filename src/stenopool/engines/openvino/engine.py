@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -22,6 +21,7 @@ from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.decoder import aligner, writer
 from stenopool.engines.openvino.encoder import MERGED, encoder
 from stenopool.engines.openvino.graph import Parts
+from stenopool.engines.openvino.groups import Groups, groups_of
 from stenopool.engines.openvino.memory import Room, Rooms, give_back_freed_memory
 from stenopool.engines.openvino.processor import FLOAT32, INT8, has_bfloat16
 from stenopool.engines.openvino.search import LanguageShares, Special, Strategy, strategy
@@ -30,8 +30,6 @@ from stenopool.engines.openvino.turns import Turns
 from stenopool.errors import EngineFailed
 from stenopool.models.weights import AUDIO_POSITIONS, WhisperWeights, read_weights
 
-CORES_OF_A_GROUP = 4  # with fewer, one batch at a time is the fastest and needs half the memory
-MOST_GROUPS = 4
 MOST_PLACES = 8  # windows in a batch
 MOST_BATCH_BYTES = 400_000_000  # of keys and values: a large model has fewer places
 # Layers of the encoder to the layer after which positions are merged. None: {6: 1} makes `base` a
@@ -67,7 +65,7 @@ class OpenVINOEngine:
         give_back_freed_memory()
         weights = read_weights(folder)
         self.precision = precision
-        groups = min(max(1, threads // CORES_OF_A_GROUP), MOST_GROUPS)
+        groups = groups_of(threads)
         self.mel_bins = weights.shape.mel_bins
         self._special = special_tokens(folder, weights.generation)
         self.multilingual = bool(self._special.languages)
@@ -94,17 +92,18 @@ class OpenVINOEngine:
         with failures():
             self._compiled = compiled = Compiled(folder / "model.bin", options, precision)
             graphs = dict(self._graphs(weights))
-            self._lock = Lock()
             with ThreadPoolExecutor(len(graphs)) as pool:
                 made = pool.map(compiled.graph, graphs, graphs.values())
                 models = dict(zip(graphs, made, strict=True))
             self._rooms = Rooms(weights.shape, self._positions, self._stored)
             fitting = MOST_BATCH_BYTES // self._rooms.window_bytes
             places = min(max(1, fitting), MOST_PLACES)
-            self._groups = [
-                _Group(models, self._rooms.built(places), places, self._special)
-                for _ in range(groups)
-            ]
+            self._groups = Groups(
+                [
+                    _Group(models, self._rooms.built(places), places, self._special)
+                    for _ in range(groups)
+                ]
+            )
         self.workers = groups * (places + AHEAD)
         self._aligned = [one.any_name for one in models["aligner"].inputs if "." in one.any_name]
 
@@ -114,14 +113,14 @@ class OpenVINOEngine:
         They are built on threads side by side, so that no node may belong to two of them.
         """
         parts = partial(Parts, weights, int8=self.precision == INT8)
-        heads = weights.generation.alignment_heads or _upper_heads(weights)
+        heads = weights.generation.alignment_heads or weights.shape.upper_heads
         special, stored = self._special, self._stored
         yield "encoder", lambda: encoder(parts(), stored, self._merged_after)
         yield "writer", lambda: writer(parts(), stored, special.end, special.suppressed)
         yield "aligner", lambda: aligner(parts(), stored, heads)
 
     def encode(self, features: Features) -> Encoded:
-        with self._group() as group:
+        with self._groups.one() as group:
             return cast(Encoded, [self._encoded(group, window) for window in features])
 
     def _encoded(self, group: _Group, window: Features) -> Room:
@@ -177,7 +176,7 @@ class OpenVINOEngine:
             Decoding.of(room, prompt, chosen, left, self._special)
             for room, prompt, chosen in zip(rooms, prompts, strategies, strict=True)
         ]
-        with self._group() as group:
+        with self._groups.one() as group:
             return group.decode(decodings)
 
     def align(
@@ -189,7 +188,7 @@ class OpenVINOEngine:
     ) -> list[Alignment]:
         head = [*start, self._special.no_timestamps]
         found: list[Alignment] = []
-        with self._group() as group:
+        with self._groups.one() as group:
             for room, text, sound in zip(cast(list[Room], encoded), texts, seconds, strict=True):
                 length = max(1, round(sound * self._per_second))
                 attention = self._attention(group, room, [*head, *text, self._special.end], length)
@@ -215,32 +214,18 @@ class OpenVINOEngine:
             infer(group.aligner, {"tokens": padded, "weights": weights, "heard": heard})
             return np.array(group.aligner.get_output_tensor(0).data[0, : len(tokens)])
 
-    @contextmanager
-    def _group(self) -> Iterator[_Group]:
-        """The group with the fewest callers."""
-        with self._lock:
-            chosen = min(self._groups, key=lambda group: group.callers)
-            chosen.callers += 1
-        try:
-            yield chosen
-        finally:
-            with self._lock:
-                chosen.callers -= 1
-
 
 class _Group:
     """The cores that run one batch, and what they need for it.
 
     Attributes:
         turns: held while its requests are used.
-        callers: of the engine who use this group.
     """
 
     def __init__(
         self, models: Mapping[str, ov.CompiledModel], room: Room, places: int, special: Special
     ) -> None:
         self.turns = Turns()
-        self.callers = 0
         self.encoder = models["encoder"].create_infer_request()
         self._short: ov.InferRequest | None = None
         self.aligner = models["aligner"].create_infer_request()
@@ -269,10 +254,3 @@ class _Group:
                 raise one.outcome
             found += [one.outcome] if one.outcome else []
         return found
-
-
-def _upper_heads(weights: WhisperWeights) -> Sequence[tuple[int, int]]:
-    """All heads of the upper half, as in the paper's code."""
-    layers = weights.shape.decoder_layers
-    heads = range(weights.shape.heads)
-    return [(layer, head) for layer in range(layers // 2, layers) for head in heads]
