@@ -6,14 +6,17 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from types import MappingProxyType
 from typing import IO
 
 from stenopool.errors import OutputError, OutputUnwritable, StorageFull
 
 TEMPORARY_PREFIX = ".stenopool-"
+PARTIAL = ".partial-"  # folders
 _PIECE = 1 << 20  # bytes of a copy that are in memory
 
 # EFBIG is what a file size limit (`ulimit -f`) reports: no more room for this user, like a quota.
@@ -104,6 +107,30 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise output_error(path, error) from error
     return path
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A folder to fill on the file system of `path`; it is removed at the end of the block, unless
+    it has its own name by then.
+
+    Raises:
+        OutputError: for what the operating system refuses, in the block too.
+    """
+    try:
+        fresh = Path(mkdtemp(dir=path.parent, prefix=PARTIAL))
+        try:
+            yield fresh
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def give_name(fresh: Path, path: Path) -> None:
+    """Let a folder of `folder_beside` appear, whole."""
+    fresh.chmod(0o755)  # `mkdtemp` makes it private
+    fresh.rename(path)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

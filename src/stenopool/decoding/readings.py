@@ -45,9 +45,14 @@ def in_order(readings: Iterable[Reading]) -> Iterator[Reading]:
     """
     floor = 0.0
     for reading in readings:
-        words = []
-        for word in reading.words:
-            start = max(word.start, floor)
-            floor = max(word.end, start)
-            words.append(replace(word, start=start, end=floor))
-        yield replace(reading, words=tuple(words))
+        words = tuple(following(reading.words, floor))
+        floor = words[-1].end if words else floor
+        yield replace(reading, words=words)
+
+
+def following(words: Iterable[Word], floor: float = 0.0) -> Iterator[Word]:
+    """The same words, none beginning before a time or before the one before it has ended."""
+    for word in words:
+        start = max(word.start, floor)
+        floor = max(word.end, start)
+        yield replace(word, start=start, end=floor)

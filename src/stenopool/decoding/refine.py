@@ -16,7 +16,7 @@ from stenopool import engines
 from stenopool.audio.windows import Window
 from stenopool.decoding.batching import Reader
 from stenopool.decoding.ctc.align import AlignedWord, Aligner
-from stenopool.decoding.readings import Reading
+from stenopool.decoding.readings import Reading, following
 from stenopool.decoding.timing import PlacedWord, timed_words
 from stenopool.engines.ctc import Emissions
 from stenopool.errors import TextDoesNotFit, UsageError
@@ -81,7 +81,7 @@ class Refined:
         placed = [PlacedWord(one.text, one.start, one.end, one.probability) for one in aligned]
         timed = timed_words(placed, window)
         better = [_believed(*each) for each in zip(words, timed, aligned, strict=True)]
-        return list(_following(list(_between(words, better))))
+        return list(following(_between(words, better)))
 
 
 def _believed(before: Word, found: Word, aligned: AlignedWord) -> Word | None:
@@ -102,12 +102,3 @@ def _between(words: Sequence[Word], better: Sequence[Word | None]) -> Iterator[W
     for word, found, ceiling in zip(words, better, ceilings, strict=True):
         end = min(word.end, ceiling)
         yield found or replace(word, start=min(word.start, end), end=end)
-
-
-def _following(words: Sequence[Word]) -> Iterator[Word]:
-    """The same words, none beginning before the one before it ends."""
-    floor = 0.0
-    for word in words:
-        start = max(word.start, floor)
-        floor = max(word.end, start)
-        yield replace(word, start=start, end=floor)

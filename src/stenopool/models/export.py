@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 from stenopool.errors import OutputUnwritable, UnknownName, UnsupportedOption
-from stenopool.files import make_folder, output_error, write_whole
+from stenopool.files import folder_beside, give_name, make_folder, write_whole
 from stenopool.models.card import card
 from stenopool.models.formats.ctranslate2_writer import PRECISIONS as CTRANSLATE2_PRECISIONS
 from stenopool.models.formats.ctranslate2_writer import write_ctranslate2
@@ -30,7 +28,6 @@ from stenopool.models.local import LocalModel
 
 AUTO = "auto"
 CARD = "README.md"
-_PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +95,10 @@ def export(model: LocalModel, to: str, output: Path, precision: str = AUTO) -> l
         raise OutputUnwritable(f"`{output}` is there already", do="Name another, or move it away")
     whisper = read_whisper(model.folder)
     make_folder(output.parent)
-    try:
-        fresh = Path(mkdtemp(dir=output.parent, prefix=_PARTIAL))
-    except OSError as error:
-        raise output_error(output, error) from error
-    try:
+    with folder_beside(output) as fresh:
         target.write(whisper, fresh, chosen)
         write_whole(fresh / CARD, card(model, whisper, to, chosen, target.file))
         return _put(fresh, output, target)
-    except OSError as error:
-        raise output_error(output, error) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _chosen(target: Target, precision: str, to: str) -> str:
@@ -131,6 +120,5 @@ def _put(fresh: Path, output: Path, target: Target) -> list[str]:
             (fresh / name).replace(place)
         return [place.name for place in files.values()]
     names = sorted(str(file.relative_to(fresh)) for file in fresh.rglob("*") if file.is_file())
-    fresh.chmod(0o755)  # `mkdtemp` makes it private
-    fresh.rename(output)
+    give_name(fresh, output)
     return names

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from stenopool.errors import ModelDamaged, ModelNotPulled
+from stenopool.errors import ModelNotPulled
 from stenopool.models.catalogue import Kind, ModelEntry, shown
+from stenopool.models.files import WAV2VEC2, is_folder, model_type, regular, sha256
 from stenopool.models.opened import opened
 
 USER_FILES = ("model.bin", "config.json", "tokenizer.json")
@@ -65,8 +65,6 @@ def user_model(name: str | Path) -> LocalModel:
         ModelDamaged: a file is missing or cannot be read.
         OutputError: it is of another format, and cannot be rewritten for the engines.
     """
-    from stenopool.models.wav2vec2_config import is_wav2vec2, regular
-
     folder = Path(name)
     rewritten = opened(folder)
     if rewritten:
@@ -76,7 +74,7 @@ def user_model(name: str | Path) -> LocalModel:
             f"no model folder `{shown(os.fspath(name))}`",
             do="Give the path of a folder, or a name that `steno models list` shows",
         )
-    if is_wav2vec2(folder):
+    if model_type(folder) == WAV2VEC2:
         return _ctc_model(folder)
     advice = "A model folder needs " + ", ".join(f"`{file}`" for file in USER_FILES)
     for file in USER_FILES:
@@ -99,31 +97,6 @@ def _ctc_model(folder: Path) -> LocalModel:
     hashes = [[file, sha256(folder / file, advice)] for file in files]
     identity = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     return LocalModel(folder.resolve().name, folder, identity, None, "ctc")
-
-
-def sha256(path: Path, advice: str) -> str:
-    """Of a file, in hexadecimal.
-
-    Raises:
-        ModelDamaged: it is missing or cannot be read.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelDamaged(f"`{path}` is not a file", do=advice)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelDamaged(f"`{path}` is missing", do=advice) from error
-    except OSError as error:
-        raise ModelDamaged(f"`{path}` cannot be read: {error.strerror}", do=advice) from error
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is that of a folder; False for what no path can be."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # too long for the file system, or with a NUL
-        return False
 
 
 def is_model_file(name: str) -> bool:

@@ -14,14 +14,12 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from tempfile import mkdtemp
 
-from stenopool.errors import ModelDamaged
-from stenopool.files import make_folder, output_error
+from stenopool.files import PARTIAL, folder_beside, give_name, make_folder
+from stenopool.models.files import sha256
 from stenopool.settings import settings
 
 _VERSION = 1  # of what is written
-_PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600.0  # what is older and has no name yet was killed
 _UNUSED_SECONDS = 30 * 24 * 3600.0  # what nobody has opened for so long goes
 _DO = "Download the model again, or export it again with `steno models export`"
@@ -47,7 +45,7 @@ def opened(path: Path) -> tuple[str, Path, str] | None:
     if found is None:
         return None
     files = source_files(found)
-    hashes = [[file.name, _sha256(file)] for file in files]
+    hashes = [[file.name, sha256(file, _DO)] for file in files]
     identity = hashlib.sha256(json.dumps([_VERSION, *hashes]).encode()).hexdigest()
     name = path.stem if path.is_file() else path.resolve().name
     root = settings().compiled_dir / "models"
@@ -68,32 +66,18 @@ def _rewrite(source: Path, folder: Path) -> None:
     # To round what was quantised costs a thousandth of a quantisation step.
     precision = "float16" if is_quantised(source) else whisper.precision
     make_folder(folder.parent)
-    try:
-        fresh = Path(mkdtemp(dir=folder.parent, prefix=_PARTIAL))
-    except OSError as error:
-        raise output_error(folder, error) from error
-    try:
+    with folder_beside(folder) as fresh:
         write_ctranslate2(whisper, fresh, precision)
-        fresh.chmod(0o755)  # `mkdtemp` makes it private
-        fresh.rename(folder)
-    except OSError as error:
-        if not folder.is_dir():  # else another process was faster, with the same result
-            raise output_error(folder, error) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            give_name(fresh, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same result
+                raise
 
 
 def _sweep(root: Path) -> None:
     with suppress(OSError):
         for folder in root.iterdir():
             age = time.time() - folder.stat().st_mtime
-            if age > (_STALE_SECONDS if folder.name.startswith(_PARTIAL) else _UNUSED_SECONDS):
+            if age > (_STALE_SECONDS if folder.name.startswith(PARTIAL) else _UNUSED_SECONDS):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelDamaged(f"`{file}` cannot be read: {error.strerror}", do=_DO) from error

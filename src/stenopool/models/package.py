@@ -10,16 +10,15 @@ import gzip
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from stenopool.errors import ModelDamaged, OutputUnwritable, UsageError
-from stenopool.files import fill_whole, output_error
+from stenopool.files import fill_whole, folder_beside, give_name
+from stenopool.models.files import regular
 from stenopool.models.local import CTC_FILES, CTC_MORE, USER_FILES
 from stenopool.models.store import Store
-from stenopool.models.wav2vec2_config import regular
 
 CODE = "code"
 MOST_BYTES = 20 << 30
@@ -87,18 +86,9 @@ def unpack(archive: Path, folder: Path) -> list[str]:
     """
     if folder.exists():
         raise OutputUnwritable(f"`{folder}` is there already", do="Name a new folder")
-    try:
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
-    except OSError as error:
-        raise output_error(folder, error) from error
-    try:
+    with folder_beside(folder) as fresh:
         names = _unpacked(archive, fresh)
-        fresh.chmod(0o755)
-        fresh.replace(folder)
-    except OSError as error:
-        raise output_error(folder, error) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        give_name(fresh, folder)
     return names
 
 

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from stenopool.errors import ModelDamaged
-from stenopool.models.weights import Tensor
+from stenopool.models.files import damaged
+from stenopool.models.weights import Tensor, from_bfloat16
 
 MOST_HEADER_BYTES = 20_000_000  # a tenth of a megabyte for Whisper; the format allows 100
 MOST_DIMENSIONS = 8
 
-# NumPy has no bfloat16: its bits are the upper half of a float32's.
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 
 
@@ -89,14 +88,9 @@ def _tensor(data: mmap.mmap, begin: int, said: object, name: str) -> Tensor | No
         raise damaged(f"{name} is cut off")
     numbers = np.frombuffer(data, item, prod(shape), offset=begin + first).reshape(shape)
     if kind == "BF16":
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
+        return from_bfloat16(numbers)
     return numbers
 
 
 def _are_sizes(values: list[object]) -> bool:
     return all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in values)
-
-
-def damaged(what: str) -> ModelDamaged:
-    """The error of a user's model."""
-    return ModelDamaged(what, do="Save the model again, or copy its folder again")

@@ -28,7 +28,8 @@ from stenopool.errors import (
 )
 from stenopool.models import sources
 from stenopool.models.catalogue import CATALOGUE, ModelEntry, Source, entry
-from stenopool.models.local import LocalModel, is_folder, is_model_file, sha256, user_model
+from stenopool.models.files import is_folder, sha256
+from stenopool.models.local import LocalModel, is_model_file, user_model
 from stenopool.models.sources import Report
 from stenopool.settings import settings
 

@@ -13,15 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stenopool.errors import ModelDamaged
-from stenopool.models.safetensors import damaged, read_safetensors
-from stenopool.models.wav2vec2_config import (
-    CONFIG,
-    Wav2Vec2Shape,
-    is_normalised,
-    read_json,
-    regular,
-    shape_of,
-)
+from stenopool.models.files import CONFIG, damaged, read_json, regular
+from stenopool.models.safetensors import read_safetensors
+from stenopool.models.wav2vec2_config import Wav2Vec2Shape, is_normalised, shape_of
 from stenopool.models.weights import Tensor
 
 WEIGHTS = "model.safetensors"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stenopool.audio import SAMPLE_RATE
-from stenopool.errors import ModelDamaged
-from stenopool.models.safetensors import damaged
-
-CONFIG = "config.json"
-MODEL_TYPE = "wav2vec2"
-MOST_JSON_BYTES = 20_000_000
+from stenopool.models.files import CONFIG, WAV2VEC2, damaged, read_json
 
 ACTIVATIONS = ("gelu", "relu")
 _MOST = {
@@ -89,22 +82,14 @@ class Wav2Vec2Shape:
         return length
 
 
-def is_wav2vec2(folder: Path) -> bool:
-    """Whether a folder says that it holds such a model; it may be damaged all the same."""
-    try:
-        return bool(read_json(folder / CONFIG).get("model_type") == MODEL_TYPE)
-    except ModelDamaged:
-        return False
-
-
 def shape_of(config: Mapping[str, Any]) -> Wav2Vec2Shape:
     """The sizes in a `config.json`.
 
     Raises:
         ModelDamaged: it is of another model, or says what cannot be.
     """
-    if config.get("model_type") != MODEL_TYPE:
-        raise damaged(f"`{CONFIG}` is of a `{config.get('model_type')}` model, not `{MODEL_TYPE}`")
+    if config.get("model_type") != WAV2VEC2:
+        raise damaged(f"`{CONFIG}` is of a `{config.get('model_type')}` model, not `{WAV2VEC2}`")
     for name in ("add_adapter", "adapter_attn_dim"):
         if config.get(name):
             raise damaged(f"`{CONFIG}` has `{name}`: models with adapters are not supported")
@@ -187,45 +172,3 @@ def is_normalised(folder: Path) -> bool:
                 raise damaged(f"`{name}` wants {said['sampling_rate']} samples a second, not 16000")
             return bool(said.get("do_normalize", True))
     raise damaged(f"`{folder}` lacks `preprocessor_config.json`")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ModelDamaged: it is missing or none.
-    """
-    try:
-        if regular(file).stat().st_size > MOST_JSON_BYTES:
-            raise damaged(f"`{file.name}` is too long to be a model's")
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise damaged(f"`{file.name}` is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise damaged(f"`{file.name}` is not a JSON object")
-    return found
-
-
-def regular(file: Path) -> Path:
-    """The same path, where a plain file is; links inside a model's folder must stay inside it.
-
-    Raises:
-        ModelDamaged: there is none, or a link leads out of the folder.
-    """
-    try:
-        plain = stat.S_ISREG(file.stat().st_mode)
-        leads = file.resolve()
-    except (OSError, RuntimeError) as error:
-        raise damaged(f"`{file}` is missing or cannot be read") from error
-    if not plain:
-        raise damaged(f"`{file}` is not a file")
-    inside = leads.is_relative_to(file.parent.resolve()) or _in_hub_cache(file, leads)
-    if file.is_symlink() and not inside:
-        raise damaged(f"`{file}` is a link that leads out of the model's folder")
-    return file
-
-
-def _in_hub_cache(file: Path, leads: Path) -> bool:
-    """The Hub's cache has links from `snapshots/<commit>/` to `blobs/` of the same repository."""
-    parents = file.parent.resolve().parents
-    return len(parents) > 1 and leads.parent == parents[1] / "blobs"

@@ -43,6 +43,12 @@ class WhisperShape:
     def heads(self) -> int:
         return self.width // HEAD_WIDTH
 
+    @property
+    def upper_heads(self) -> tuple[tuple[int, int], ...]:
+        """(decoder layer, head) of the upper half, as the paper's code takes for alignment."""
+        layers = range(self.decoder_layers // 2, self.decoder_layers)
+        return tuple((layer, head) for layer in layers for head in range(self.heads))
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

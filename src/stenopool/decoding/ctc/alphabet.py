@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from stenopool.models.safetensors import damaged
-from stenopool.models.wav2vec2_config import read_json
+from stenopool.models.files import damaged, read_json
 
 VOCABULARY = "vocab.json"
 _TOKENIZER = "tokenizer_config.json"

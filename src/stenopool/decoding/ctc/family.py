@@ -23,7 +23,7 @@ from stenopool.decoding.options import Options
 from stenopool.decoding.readings import Reading
 from stenopool.engines.ctc import CtcEngine
 from stenopool.errors import UnsupportedOption
-from stenopool.models.wav2vec2_config import CONFIG, read_json
+from stenopool.models.files import CONFIG, read_json
 
 PAUSE_SECONDS = 0.6  # that part utterances; shorter ones are heard through
 UNNAMED = "und"  # ISO 639-2: the folder does not say which language it is

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from stenopool.errors import EngineMissing, ModelDamaged
-from stenopool.models.wav2vec2_config import read_json, regular
+from stenopool.models.files import read_json, regular
 
 ARPA, BINARY, SETTINGS = "scorer.arpa", "scorer.binary", "scorer.json"
 LARGEST_ARPA = 50 << 20  # bytes: above, KenLM reads it in a tenth of the memory

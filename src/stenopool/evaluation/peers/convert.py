@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 from platformdirs import user_cache_path
 
 from stenopool.errors import EngineMissing, UnknownName
-from stenopool.files import make_folder, output_error
+from stenopool.files import give_name, make_folder, output_error
 from stenopool.models import LocalModel
 from stenopool.models.formats.ggml import Precision, write_ggml
 from stenopool.models.formats.openai import write_openai
@@ -140,9 +140,8 @@ def _identity(model: LocalModel) -> str:
 
 
 def _install(workspace: Path, target: Path) -> None:
-    workspace.chmod(0o755)  # `mkdtemp` makes it private
     try:
-        workspace.rename(target)
+        give_name(workspace, target)
     except OSError as error:
         if not target.is_dir():  # else another process was faster, with the same result
             raise output_error(target, error) from error

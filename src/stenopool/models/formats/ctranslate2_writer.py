@@ -51,15 +51,16 @@ def write_ctranslate2(whisper: Whisper, folder: Path, precision: str = FLOAT16) 
     """
     tokens = whisper.tokens
     said = whisper.weights.generation
+    # It has no other word for not knowing which heads follow the audio.
+    heads = said.alignment_heads or whisper.weights.shape.upper_heads
     config = {
-        "alignment_heads": [list(head) for head in said.alignment_heads],
+        "alignment_heads": [list(head) for head in heads],
         "lang_ids": sorted(tokens.languages.values()),
         "suppress_ids": list(said.suppress),
         "suppress_ids_begin": list(said.suppress_first),
     }
-    heads = config["alignment_heads"] or _upper_heads(whisper.weights)
     documents = {
-        CONFIG: config | {"alignment_heads": heads},
+        CONFIG: config,
         "vocabulary.json": list(tokens.every),
         "preprocessor_config.json": preprocessor(whisper.weights.shape),
     }
@@ -68,12 +69,6 @@ def write_ctranslate2(whisper: Whisper, folder: Path, precision: str = FLOAT16) 
     write_whole(folder / TOKENIZER, whisper.tokenizer)
     weights = whisper.in_precision(FLOAT32 if precision == INT8 else precision).weights
     fill_whole(folder / WEIGHTS, lambda file: _write(file, weights, precision))
-
-
-def _upper_heads(weights: WhisperWeights) -> list[list[int]]:
-    """All heads of the upper half: CTranslate2 has no other word for not knowing."""
-    layers, heads = weights.shape.decoder_layers, range(weights.shape.heads)
-    return [[layer, head] for layer in range(layers // 2, layers) for head in heads]
 
 
 def _write(file: IO[bytes], weights: WhisperWeights, precision: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stenopool.errors import ModelDamaged
 from stenopool.models.catalogue import CATALOGUE
+from stenopool.models.files import WHISPER, is_folder, model_type, read_json, regular
 from stenopool.models.formats.ctranslate2 import TOKENIZER, read_ctranslate2
 from stenopool.models.formats.ggml import MAGIC
 from stenopool.models.formats.ggml_reader import is_ggml_quantised, read_ggml
@@ -19,12 +20,9 @@ from stenopool.models.formats.transformers import WEIGHTS as SAFETENSORS
 from stenopool.models.formats.transformers_reader import (
     INDEX,
     generation_of,
-    is_transformers,
     read_tokenizer,
     read_transformers,
 )
-from stenopool.models.local import is_folder
-from stenopool.models.wav2vec2_config import read_json, regular
 from stenopool.models.weights import Generation, WhisperWeights
 from stenopool.settings import settings
 
@@ -74,7 +72,7 @@ def foreign(path: Path) -> Path | None:
         for name in () if whole else (OPENAI_FILE, GGML_FILE):
             if foreign(path / name):
                 return regular(path / name)
-        return path if is_transformers(path) else None
+        return path if model_type(path) == WHISPER else None
     return path if _begins(path, _ZIP) or _begins(path, _GGML) else None
 
 

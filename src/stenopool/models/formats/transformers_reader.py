@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from stenopool.errors import ModelDamaged
+from stenopool.models.files import CONFIG, WHISPER, read_json, regular
 from stenopool.models.formats.non_speech import suppressed
 from stenopool.models.formats.special import TOKENIZER
 from stenopool.models.formats.tokenizer import special_ids, tokenizer_json
 from stenopool.models.formats.transformers import GENERATION, WEIGHTS
 from stenopool.models.safetensors import read_safetensors
-from stenopool.models.wav2vec2_config import read_json, regular
 from stenopool.models.weights import (
     AUDIO_POSITIONS,
     HEAD_WIDTH,
@@ -25,19 +25,10 @@ from stenopool.models.weights import (
     assembled,
 )
 
-CONFIG, MODEL_TYPE = "config.json", "whisper"
 INDEX = "model.safetensors.index.json"
 _MOST_SHARDS = 1000
 _MOST_TOKENIZER_BYTES = 50_000_000
 _DO = "Save it with `model.save_pretrained(folder, safe_serialization=True)`, or copy it again"
-
-
-def is_transformers(folder: Path) -> bool:
-    """Whether a folder says that it holds such a model; it may be damaged all the same."""
-    try:
-        return bool(read_json(folder / CONFIG).get("model_type") == MODEL_TYPE)
-    except ModelDamaged:
-        return False
 
 
 def read_transformers(folder: Path) -> tuple[WhisperWeights, bytes]:
@@ -83,7 +74,7 @@ def _shards(index: Mapping[str, Any]) -> list[str]:
 def _check(config: Mapping[str, Any], shape: WhisperShape) -> None:
     """What the configuration says is what the tensors are."""
     wanted = {
-        "model_type": MODEL_TYPE,
+        "model_type": WHISPER,
         "d_model": shape.width,
         "num_mel_bins": shape.mel_bins,
         "vocab_size": shape.vocabulary,
