@@ -21,6 +21,7 @@ from stenopool.training.options import CtcOptions, LoopOptions
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from stenopool.training.setting import Outcome
     from stenopool.training.task import Progress
 
 app = typer.Typer(help="Training: fine-tune models on your recordings.", no_args_is_help=True)
@@ -118,10 +119,8 @@ def train_ctc(
     options: CtcOptions,
 ) -> None:
     """Fine-tune wav2vec 2.0 with CTC, or train a small model of its kind from nothing."""
-    from stenopool.training.extras import check_extras
     from stenopool.training.run import train_ctc as run
 
-    check_extras()
     open_stdout()
     with Shown(quiet=quiet) as shown:
         ended = run(
@@ -136,9 +135,14 @@ def train_ctc(
             report=shown.update,
             say=shown.say,
         )
+    tell_end(ended, as_json=json_lines)
+
+
+def tell_end(ended: Outcome, *, as_json: bool) -> None:
+    """How a training ended, on stdout; of several processes one says it."""
     if not ended.main:
         return
-    if json_lines:
+    if as_json:
         emit_json({"model": str(ended.model), "left_out": ended.left_out, **asdict(ended.state)})
         return
     best = ended.state.best if ended.state.best is not None else float("nan")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stenopool.cli.console import emit, emit_json, open_stdout, report_pull
+from stenopool.cli.console import open_stdout, report_pull
 from stenopool.cli.options import DeviceName, Quiet
-from stenopool.cli.train import Json, Output, Resume, Shown, with_training_options
+from stenopool.cli.train import Json, Output, Resume, Shown, tell_end, with_training_options
 from stenopool.training.distil_options import DistilOptions
 
 
@@ -61,10 +60,4 @@ def train_distil(
             say=shown.say,
             pulled=report_pull,
         )
-    if not ended.main:
-        return
-    if json_lines:
-        emit_json({"model": str(ended.model), "left_out": ended.left_out, **asdict(ended.state)})
-        return
-    best = ended.state.best if ended.state.best is not None else float("nan")
-    emit(f"{ended.model}: WER {best * 100:.2f} % after step {ended.state.best_step}\n")
+    tell_end(ended, as_json=json_lines)

@@ -26,6 +26,7 @@ NAMES = {
 
 
 Line = TypeVar("Line")
+Made = TypeVar("Made")
 OnBad = Callable[[StenoError], None]  # takes note of a line that is no recording, or raises
 
 
@@ -125,10 +126,8 @@ def recording_of(
     )
 
 
-def good(
-    lines: Iterable[Line], make: Callable[[Line], Recording], bad: OnBad | None
-) -> Iterator[Recording]:
-    """The recording of each line; one that is none is for `bad`, or an error without it."""
+def good(lines: Iterable[Line], make: Callable[[Line], Made], bad: OnBad | None) -> Iterator[Made]:
+    """What is made of each line; one that is no good is for `bad`, or an error without it."""
     for line in lines:
         try:
             found = make(line)

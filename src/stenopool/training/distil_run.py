@@ -24,13 +24,13 @@ from stenopool.training.labels import LabelledWindow, labelled
 from stenopool.training.options import that_matter
 from stenopool.training.sequences import Sequences
 from stenopool.training.setting import (
-    BAD,
     HYPERPARAMETERS,
     Outcome,
     accelerator_for,
     check_same,
     document,
     refuse_what_is_there,
+    say_left_out,
     versions,
     write_bad,
 )
@@ -121,7 +121,7 @@ def train_distil(
             checkpoints.clean(output)
             write_whole(output / HYPERPARAMETERS, document(told))
             write_bad(output, bad, bad_valid)
-            _announce(say, told, bad, bad_valid)
+            _announce(say, told, (bad, bad_valid))
         with closing(task):
             if states:
                 _keep(task, states, [*learned, *measured], accelerator, say)
@@ -253,7 +253,7 @@ def _record(source: str, windows: Iterable[LabelledWindow]) -> dict[str, object]
     }
 
 
-def _announce(say: Callable[[str], None], told: dict[str, Any], *bad: Bad) -> None:
+def _announce(say: Callable[[str], None], told: dict[str, Any], bad: tuple[Bad, Bad]) -> None:
     train, valid = told["train"], told["valid"]
     say(
         f"training on {train['used']} windows, {train['hours']:.2f} h; "
@@ -264,7 +264,4 @@ def _announce(say: Callable[[str], None], told: dict[str, Any], *bad: Bad) -> No
         f"{told['shape']['decoder_layers']}; {told['parameters'] / 1e6:.2f} million parameters, "
         f"{told['trained_parameters'] / 1e6:.2f} trained; on {told['device']}"
     )
-    for kind, one in zip(("training", "validation"), bad, strict=True):
-        if count := one.counts.total():
-            why = ", ".join(f"{number} {name}" for name, number in sorted(one.counts.items()))
-            say(f"left out of {kind}: {count} ({why}); listed in {BAD}")
+    say_left_out(say, *bad)

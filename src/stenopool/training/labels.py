@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,14 @@ from typing import Any
 
 from stenopool.audio.features import WINDOW_SECONDS
 from stenopool.data import Recording, read
-from stenopool.data.recording import recording_of, unreadable
+from stenopool.data.manifest import json_object, lines_of
+from stenopool.data.recording import good, recording_of
 from stenopool.data.sources import MANIFEST
 from stenopool.decoding.tokens import SECONDS_PER_TIMESTAMP, Vocabulary
-from stenopool.errors import InputError, UsageError
+from stenopool.errors import UsageError
 from stenopool.training.examples import Bad
 
 TOKENIZER_DIGITS = 16  # of the SHA-256 that a tokenizer is known by
-LONGEST_LINE = 1 << 24  # bytes
 SLACK = 0.05  # seconds that a manifest may claim beyond a window
 
 
@@ -123,10 +123,13 @@ def labelled(source: str | Path, bad: Bad) -> Iterator[LabelledWindow]:
     """
     path = Path(source) / MANIFEST if Path(source).is_dir() else Path(source)
     if path.suffix.lower() in (".jsonl", ".ndjson") and path.is_file():
-        yield from _of_lines(path, bad)
+        yield from good(lines_of(path), partial(_window, folder=path.parent), bad)
         return
-    for one in read(source, on_bad=bad):
-        yield from _noted(partial(_of_recording, one, f"`{source}`: `{one.id}`"), bad)
+
+    def window(one: Recording) -> LabelledWindow:
+        return _of_recording(one, f"`{source}`: `{one.id}`")
+
+    yield from good(read(source, on_bad=bad), window, bad)
 
 
 def timestamped(passages: Iterable[Passage], vocabulary: Vocabulary) -> tuple[int, ...]:
@@ -146,49 +149,18 @@ def timestamp(seconds: float, vocabulary: Vocabulary) -> int:
     return vocabulary.first_timestamp + min(max(round(seconds / SECONDS_PER_TIMESTAMP), 0), most)
 
 
-def _of_lines(path: Path, bad: Bad) -> Iterator[LabelledWindow]:
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while text := file.readline(LONGEST_LINE):
-                number += 1
-                where = f"`{path}`, line {number}"
-                if text.strip():
-                    yield from _noted(partial(_window, text, path, where), bad)
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def _noted(make: Callable[[], LabelledWindow], bad: Bad) -> Iterator[LabelledWindow]:
-    try:
-        found = make()
-    except (UsageError, InputError) as error:
-        bad(error)
-    else:
-        yield found
-
-
-def _object(text: bytes, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: it is no JSON: {error}", do=_WRITE) from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{where}: it is no JSON object", do=_WRITE)
-    return found
-
-
 _WRITE = "Give what `steno data pseudo-label` wrote"
 
 
-def _window(text: bytes, path: Path, where: str) -> LabelledWindow:
-    data = _object(text, where)
+def _window(one: tuple[str, bytes], folder: Path) -> LabelledWindow:
+    where, text = one
+    data = json_object(text, where, _WRITE)
     if "parts" not in data:
-        return _of_recording(recording_of(data, path.parent, where), where)
+        return _of_recording(recording_of(data, folder, where), where)
     try:
         found = LabelledWindow(
             id=_text(data["id"]),
-            stretches=tuple(_stretch(one, path.parent) for one in data["parts"]),
+            stretches=tuple(_stretch(part, folder) for part in data["parts"]),
             passages=tuple(_passage(one) for one in data.get("segments", ())),
             text=_text(data["text"]),
             tokens=tuple(_token(one) for one in data.get("tokens", ())),

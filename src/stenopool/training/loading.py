@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -12,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from stenopool.audio import SAMPLE_RATE, Samples, media
+from stenopool.decoding.batching import in_order
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -26,17 +26,8 @@ def ahead(
 
     What an item raises is raised when its turn comes.
     """
-    waiting: deque[Future[Made]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="stenopool-loading")
-    try:
-        for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) > workers * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with ThreadPoolExecutor(workers, thread_name_prefix="stenopool-loading") as pool:
+        yield from in_order(lambda item: pool.submit(make, item), items, ahead=workers * AHEAD)
 
 
 class Audio:

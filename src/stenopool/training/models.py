@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.errors import ModelDamaged, ModelUnavailable, UsageError
+from stenopool.models.files import WAV2VEC2
 from stenopool.settings import settings
 from stenopool.training.options import AUTO, TINY, CtcOptions
 from stenopool.training.vocabulary import DELIMITER, Vocabulary
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 VOCABULARY = "vocab.json"
-KIND = "wav2vec2"
 
 # Made for two cores: a hundredth of the multiplications of wav2vec 2.0's convolutions, whose first
 # layers see 3200 frames a second. Layer norms, without which such a model does not begin to learn.
@@ -171,7 +171,7 @@ def _given(init: str, vocabulary: Vocabulary, settled: dict[str, Any]) -> Any:  
     _check_kind(init)
     try:
         config = AutoConfig.from_pretrained(init, local_files_only=_local(init))
-        if config.model_type != KIND:
+        if config.model_type != WAV2VEC2:
             raise _other_kind(init, config.model_type)
         for name, value in settled.items():
             setattr(config, name, value)
@@ -201,7 +201,7 @@ def _check_kind(init: str) -> None:
             f"`{init}` has no `config.json` that can be read: {error!s:.200}",
             do="Give a folder in Transformers' layout",
         ) from error
-    if kind != KIND:
+    if kind != WAV2VEC2:
         raise _other_kind(init, kind)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from stenopool.audio.features import WINDOW_SECONDS
@@ -188,15 +188,7 @@ def _window(
 ) -> LabelledWindow:
     starts = accumulate((one.stretch.seconds for one in held), initial=0.0)
     passages = tuple(
-        Passage(
-            round(start + said.start, 3),
-            round(start + said.end, 3),
-            said.text,
-            said.avg_logprob,
-            said.no_speech_prob,
-            said.compression_ratio,
-            said.flags,
-        )
+        replace(said, start=round(start + said.start, 3), end=round(start + said.end, 3))
         for start, one in zip(starts, held, strict=False)
         for said in one.passages
     )

@@ -27,7 +27,7 @@ from stenopool.errors import (
     UsageError,
 )
 from stenopool.files import make_folder, write_whole
-from stenopool.models.local import sha256
+from stenopool.models.files import sha256
 from stenopool.training.examples import Bad
 from stenopool.training.labels import TOKENIZER_DIGITS, LabelledWindow, line
 from stenopool.training.ledger import Ledger

@@ -21,13 +21,13 @@ from stenopool.training.examples import (
 from stenopool.training.extras import check_extras
 from stenopool.training.options import CtcOptions, that_matter
 from stenopool.training.setting import (
-    BAD,
     HYPERPARAMETERS,
     Outcome,
     accelerator_for,
     check_same,
     document,
     refuse_what_is_there,
+    say_left_out,
     versions,
     write_bad,
 )
@@ -108,7 +108,7 @@ def train_ctc(
         checkpoints.clean(output)
         write_whole(output / HYPERPARAMETERS, document(told))
         write_bad(output, bad, bad_valid)
-        _announce(say, record, told, bad, bad_valid)
+        _announce(say, record, told, (bad, bad_valid))
     accelerator.wait_for_everyone()
     task = CtcTask(model, processor(known, init, model), known, examples, evaluated, options, bad)
     try:
@@ -141,7 +141,7 @@ def _announce(
     say: Callable[[str], None],
     record: Mapping[str, Any],
     told: Mapping[str, Any],
-    *bad: Bad,
+    bad: tuple[Bad, Bad],
 ) -> None:
     train, valid = record["train"], record["valid"]
     say(
@@ -152,7 +152,4 @@ def _announce(
         f"{len(record['vocabulary'])} tokens; {told['parameters'] / 1e6:.2f} million parameters, "
         f"{told['trained_parameters'] / 1e6:.2f} trained; on {told['device']}"
     )
-    for kind, one in zip(("training", "validation"), bad, strict=True):
-        if count := one.counts.total():
-            why = ", ".join(f"{number} {name}" for name, number in sorted(one.counts.items()))
-            say(f"left out of {kind}: {count} ({why}); listed in {BAD}")
+    say_left_out(say, *bad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -125,6 +125,14 @@ def write_bad(output: Path, train: Bad, valid: Bad) -> None:
         "valid": {"counts": dict(valid.counts), "reasons": valid.reasons},
     }
     write_whole(output / BAD, document(data))
+
+
+def say_left_out(say: Callable[[str], None], train: Bad, valid: Bad) -> None:
+    """What could not be used, in a line each."""
+    for kind, one in (("training", train), ("validation", valid)):
+        if count := one.counts.total():
+            why = ", ".join(f"{number} {name}" for name, number in sorted(one.counts.items()))
+            say(f"left out of {kind}: {count} ({why}); listed in {BAD}")
 
 
 def document(data: Mapping[str, Any]) -> str:
