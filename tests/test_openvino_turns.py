@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -65,22 +66,38 @@ def test_failure_inside_gives_the_turn_to_the_next() -> None:
         pass
 
 
-def test_interrupted_while_waiting_leaves_the_line() -> None:
-    turns, free = Turns(), threading.Event()
+# The signal goes to a process of its own: whatever else the tests have loaded has no part in it.
+INTERRUPTED = """
+import os, signal, threading, time
+from stenopool.engines.openvino.turns import Turns
 
-    def hold() -> None:
-        with turns:
-            until(lambda: len(turns._waiting) == 1)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            free.wait(10)
+turns, free = Turns(), threading.Event()
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    until(lambda: turns._taken)
-    with pytest.raises(KeyboardInterrupt), turns:
-        pass
-    assert not turns._waiting
-    free.set()
-    holder.join(10)
+def hold():
     with turns:
-        pass
+        while not turns._waiting:
+            time.sleep(0.001)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        free.wait(10)
+
+holder = threading.Thread(target=hold)
+holder.start()
+while not turns._taken:
+    time.sleep(0.001)
+try:
+    with turns:
+        raise SystemExit("the turn came")
+except KeyboardInterrupt:
+    print("interrupted", len(turns._waiting))
+free.set()
+holder.join(10)
+with turns:
+    print("free again")
+"""
+
+
+def test_interrupted_while_waiting_leaves_the_line() -> None:
+    said = subprocess.check_output([sys.executable, "-c", INTERRUPTED], text=True, timeout=60)
+    assert said.splitlines() == ["interrupted 0", "free again"]
