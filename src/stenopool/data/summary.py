@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stenopool import pictures
 from stenopool.data.inspect import Heard, alike
-from stenopool.files import write_whole
 
 DURATIONS, WORDS = "durations.png", "words.png"
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
@@ -38,15 +36,15 @@ def draw(heard: Sequence[Heard], folder: Path) -> list[Path]:
     Raises:
         OutputError: a picture cannot be written.
     """
-    if find_spec("matplotlib") is None or not heard:
+    if not pictures.can_draw() or not heard:
         return []
-    pictures: dict[str, tuple[Sequence[float], str]] = {
+    shown: dict[str, tuple[Sequence[float], str]] = {
         DURATIONS: ([one.seconds for one in heard], "seconds"),
         WORDS: ([len(one.text.split()) for one in heard], "words"),
     }
-    for name, (values, label) in pictures.items():
-        write_whole(folder / name, _histogram(values, label))
-    return [folder / name for name in pictures]
+    for name, (values, label) in shown.items():
+        _histogram(folder / name, values, label)
+    return [folder / name for name in shown]
 
 
 def _numbers(heard: Sequence[Heard]) -> dict[str, Any]:
@@ -71,15 +69,11 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
     return {name: round(float(one), 3) for name, one in zip(names, found, strict=True)}
 
 
-def _histogram(values: Sequence[float], label: str) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 3.5), layout="constrained")
+def _histogram(path: Path, values: Sequence[float], label: str) -> None:
+    figure = pictures.empty(3.5)
     axes = figure.subplots()
-    axes.hist(values, bins=BINS, color="#3465a4")
+    axes.hist(values, bins=BINS, color=pictures.BAR)
     axes.set_xlabel(label)
     axes.set_ylabel("recordings")
     axes.grid(axis="y", alpha=0.3)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
-    return drawn.getvalue()
+    pictures.write_png(path, figure)

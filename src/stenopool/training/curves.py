@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stenopool.files import write_whole
+from stenopool import pictures
 
-SIZE = (7.0, 4.0)  # inches
+HEIGHT = 4.0  # inches
 FEW = 50  # points; more of them hide the line
 Points = list[tuple[float, float]]
 
@@ -21,7 +19,7 @@ def draw(output: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         OutputError: a picture cannot be written.
     """
-    if find_spec("matplotlib") is None:
+    if not pictures.can_draw():
         return
     lines = list(lines)
     valid = [(line["step"], line["valid"]) for line in lines if "valid" in line]
@@ -44,9 +42,7 @@ def _points(valid: list[tuple[int, Mapping[str, Any]]], name: str, scale: float)
 def _picture(
     path: Path, curves: Mapping[str, Points], label: str, *, logarithmic: bool = False
 ) -> None:
-    from matplotlib.figure import Figure  # without pyplot, which wants to know of screens
-
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = pictures.empty(HEIGHT)
     axes = figure.subplots()
     for name, points in curves.items():
         if points:
@@ -61,6 +57,4 @@ def _picture(
     axes.grid(alpha=0.3)
     if any(curves.values()):
         axes.legend()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
-    write_whole(path, drawn.getvalue())
+    pictures.write_png(path, figure)

@@ -6,16 +6,15 @@ label. Elsewhere the label's own figures do, and if asked the transcript of a se
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stenopool import pictures
 from stenopool.data.sources import MANIFEST
 from stenopool.data.splits import TRAIN, divided
 from stenopool.data.splits import VALID as HELD_OUT
@@ -249,13 +248,11 @@ def _rounded(value: float | None) -> float | None:
 
 def _draw(verdicts: Sequence[Verdict], bounds: Bounds, folder: Path) -> None:
     """Histograms of what was judged by, if matplotlib is there."""
-    if find_spec("matplotlib") is None:
+    if not pictures.can_draw():
         return
-    from matplotlib.figure import Figure
-
     rates = [min(one.wer, 1.0) * 100 for one in verdicts if one.wer is not None]
     apart = [min(one.disagreement, 1.0) * 100 for one in verdicts if one.disagreement is not None]
-    pictures: Mapping[str, tuple[Sequence[float], float]] = {
+    judged: Mapping[str, tuple[Sequence[float], float]] = {
         "word error rate against the given text, % (more than 100 as 100)": (
             rates,
             bounds.max_wer * 100,
@@ -266,15 +263,13 @@ def _draw(verdicts: Sequence[Verdict], bounds: Bounds, folder: Path) -> None:
         ),
         "lowest mean log-probability": ([one.logprob for one in verdicts], bounds.min_logprob),
     }
-    shown = {label: values for label, values in pictures.items() if values[0]}
-    figure = Figure(figsize=(7.0, 3.0 * len(shown)), layout="constrained")
+    shown = {label: values for label, values in judged.items() if values[0]}
+    figure = pictures.empty(3.0 * len(shown))
     for at, (label, (values, bound)) in enumerate(shown.items(), start=1):
         axes = figure.add_subplot(len(shown), 1, at)
-        axes.hist(values, bins=BINS, color="#3465a4")
+        axes.hist(values, bins=BINS, color=pictures.BAR)
         axes.axvline(bound, color="#cc0000", linestyle="--")
         axes.set_xlabel(label)
         axes.set_ylabel("windows")
         axes.grid(axis="y", alpha=0.3)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
-    write_whole(folder / HISTOGRAM, drawn.getvalue())
+    pictures.write_png(folder / HISTOGRAM, figure)
