@@ -130,7 +130,7 @@ def test_speech_becomes_text_that_is_not_taken_back(
         client.say("session.update", session=session())
         updated = client.until("session.updated")["session"]
         assert updated["audio"]["input"]["turn_detection"]["type"] == "server_vad"
-        client.send(speech, pause=STEP_SECONDS / 2)
+        client.send(speech, pause=STEP_SECONDS)
         client.until("input_audio_buffer.committed")
         first = completed(client)[0]
     assert client.of("input_audio_buffer.speech_started")[0]["audio_start_ms"] < 1000

@@ -14,6 +14,7 @@ from sounds import noise, pink_noise, tone
 from stenopool.audio import SAMPLE_RATE, Samples, vad
 from stenopool.audio.media import Recording
 from stenopool.audio.vad import (
+    BRIEF_SECONDS,
     CALL_FRAMES,
     FRAME_SAMPLES,
     FRAME_SECONDS,
@@ -120,11 +121,21 @@ def test_chunk_ends_are_reported_with_what_is_decided() -> None:
     ]
 
 
+def test_what_has_only_begun_waits_longer_for_more() -> None:
+    patient = VadOptions(min_silence=0.48, brief_silence=0.96)
+    frames = round(BRIEF_SECONDS / FRAME_SECONDS)
+    for spoken, needed in ((4, 30), (frames // 2, 23), (frames, 15), (3 * frames, 15)):
+        for silent in (needed - 1, needed):
+            got = found([run((spoken, 0.9), (silent, 0.0), (10, 0.9))], patient)
+            assert len(got) == (2 if silent == needed else 1), (spoken, silent)
+
+
 option_sets = st.builds(
     VadOptions,
     onset=st.floats(0.1, 0.9),
     hysteresis=st.floats(0.0, 0.3),
     min_silence=st.floats(0.0, 1.0),
+    brief_silence=st.floats(0.0, 2.0),
     min_speech=st.floats(0.0, 0.5),
 )
 probability_lists = st.lists(

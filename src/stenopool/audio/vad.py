@@ -27,6 +27,7 @@ BRIEF_SAMPLES = 2 * SAMPLE_RATE  # a recording shorter than this is a word or tw
 REST_FRAMES = 32  # of silence, a second, that the network gets before a recording
 PEAK_DECAY = 0.8  # of the remembered peak, for each call
 BANG_FRAMES = 3  # a bang or click this short says nothing about how loud the speech is
+BRIEF_SECONDS = 5.0
 LATE = 2 / 3  # speech without a pause is cut in its part after this share of the longest span
 
 
@@ -38,12 +39,15 @@ class VadOptions:
         onset: probability at which speech begins, in (0, 1).
         hysteresis: speech may end where the probability is this much below `onset`.
         min_silence: seconds of silence that end a span.
+        brief_silence: seconds that end one that has only begun, where that is more; what is needed
+            falls evenly to `min_silence` while `BRIEF_SECONDS` are spoken.
         min_speech: spans with fewer seconds are dropped.
     """
 
     onset: float = 0.5
     hysteresis: float = 0.15
     min_silence: float = 0.16
+    brief_silence: float = 0.0
     min_speech: float = 0.1
 
 
@@ -153,7 +157,6 @@ class Tracker:
     def __init__(self, options: VadOptions, longest: int) -> None:
         self._options = options
         self._longest = longest
-        self._patience = max(1, round(options.min_silence / FRAME_SECONDS))
         self._frame = 0  # the next one to come
         self._open: list[float] = []  # probabilities of the open span
         self._silent = 0  # frames at the end of the open span that are silent
@@ -178,11 +181,19 @@ class Tracker:
             self._silent = 0
         elif self._silent or probability < self._options.onset - self._options.hysteresis:
             self._silent += 1
-        if self._silent >= self._patience:
+        if self._silent and self._silent >= self._patience():
             return self.close()
         if len(self._open) >= self._longest:
             return self._cut()
         return None
+
+    def _patience(self) -> int:
+        """Frames of silence that end the open span."""
+        options = self._options
+        spoken = (len(self._open) - self._silent) * FRAME_SECONDS
+        more = max(0.0, options.brief_silence - options.min_silence)
+        needed = options.min_silence + more * max(0.0, 1 - spoken / BRIEF_SECONDS)
+        return max(1, round(needed / FRAME_SECONDS))
 
     def close(self) -> VoiceSpan | None:
         """End the open span; `None` when there is none or it is too short."""

@@ -20,6 +20,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from starlette.concurrency import run_in_threadpool
 
 from stenopool.audio.live_input import Format, LiveInput
+from stenopool.decoding.live import SILENCE_SECONDS
 from stenopool.decoding.options import Options
 from stenopool.errors import StenoError, UnknownName, UsageError, restored
 from stenopool.pipeline.job import changes
@@ -78,10 +79,11 @@ class Session:
         transcription = {"model": self.model, "language": self.language, "prompt": self.prompt}
         turns = None
         if self.turns.get("automatic", True):
+            silence = self.turns.get("silence_seconds", SILENCE_SECONDS)
             turns = {
                 "type": "server_vad",
                 "threshold": self.turns.get("threshold", 0.5),
-                "silence_duration_ms": round(1000 * self.turns.get("silence_seconds", 0.5)),
+                "silence_duration_ms": round(1000 * silence),
             }
         if self.is_old:
             return {
@@ -380,10 +382,10 @@ def _turns(given: object) -> dict[str, Any]:
     if not isinstance(given, dict) or given.get("type", "server_vad") != "server_vad":
         raise UsageError("only `server_vad` detects turns here", do="Set it, or `null` for none")
     threshold = given.get("threshold", 0.5)
-    silence = given.get("silence_duration_ms", 500)
+    silence = given.get("silence_duration_ms")
     for name, value, low, high in (
         ("threshold", threshold, 0.01, 0.99),
-        ("silence_duration_ms", silence, 50, 10_000),
+        ("silence_duration_ms", 500 if silence is None else silence, 50, 10_000),
     ):
         if (
             isinstance(value, bool)
@@ -391,7 +393,8 @@ def _turns(given: object) -> dict[str, Any]:
             or not low <= value <= high
         ):
             raise UsageError(f"`{name}` is not a number in range", do=f"Give {low} to {high}")
-    return {"threshold": float(threshold), "silence_seconds": silence / 1000}
+    chosen = {} if silence is None else {"silence_seconds": silence / 1000}
+    return {"threshold": float(threshold), **chosen}
 
 
 def _object(data: dict[str, Any], name: str) -> dict[str, Any]:
