@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from stenopool.audio.windows import Window
 from stenopool.decoding.live import (
     CONTEXT_SECONDS,
     LONGEST_SECONDS,
+    OLD_SECONDS,
     Live,
     LiveEvent,
     TurnDetection,
@@ -145,10 +147,48 @@ def test_what_two_readings_do_not_agree_on_waits_for_the_last_one() -> None:
     script = Script()
     script.revise = True
     heard = Heard(script)
-    heard.say(speech(4))
+    heard.say(speech(OLD_SECONDS))
     assert heard.told(0) == ""
     heard.say(silence(1))
     assert heard.told(0).strip() == heard.completed()[0] != ""
+
+
+def test_words_that_sound_otherwise_each_time_hold_up_nothing_for_long() -> None:
+    script = Script()
+    script.revise = True
+    heard = Heard(script)
+    heard.say(speech(10))
+    assert len(heard.told(0).split()) >= (10 - OLD_SECONDS - 0.8) / WORD_SECONDS
+
+
+def test_reader_that_stops_at_the_end_of_a_sentence_is_read_on_from_there() -> None:
+    class Sentence(Script):
+        """Hears nothing after the fifth word in a window that begins with one before."""
+
+        def _reading(self, window: Window, *, final: bool) -> Reading:
+            found = super()._reading(window, final=final)
+            early = [word for word in found.words if word.word.strip() in {"0", "1", "2", "3", "4"}]
+            return found if final or not early else replace(found, words=tuple(early))
+
+    heard = Heard(Sentence())
+    heard.say(speech(6))
+    assert len(heard.told(0).split()) >= 12
+    heard.say(silence(1))
+    assert heard.told(0).strip() == heard.completed()[0]
+
+
+def test_utterances_are_completed_in_the_order_in_which_they_were_spoken() -> None:
+    script = Script()
+    script.held = True
+    heard = Heard(script)
+    heard.say(speech(0.5), silence(1), speech(0.5), silence(1), speech(0.5), silence(1))
+    assert script.finals == 3
+    assert not heard.live.wait(at_most=2, seconds=0.01)
+    script.waiting.reverse()
+    script.answer()
+    assert heard.live.wait(at_most=0, seconds=1)
+    completed = [event.utterance for event in heard.events if event.kind == "completed"]
+    assert completed == [0, 1, 2]
 
 
 def test_what_was_told_is_not_read_again_and_again() -> None:
