@@ -146,12 +146,12 @@ class Batches:
 
 
 def padded(samples: int) -> int:
-    """To how many samples a recording is padded at least: up to a sixteenth more.
+    """To how many samples a recording is padded at least: up to an eighth more.
 
     What libraries keep for each shape of a batch (kernels, memory) would grow with every new
-    length; so there are only sixteen of them from each to its double.
+    length; so there are only eight of them from each to its double.
     """
-    grid = max(LEAST_GRID, 1 << max(0, samples.bit_length() - 5))
+    grid = max(LEAST_GRID, 1 << max(0, samples.bit_length() - 4))
     return -(-samples // grid) * grid
 
 

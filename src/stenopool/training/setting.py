@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 HYPERPARAMETERS, BAD = "hyperparameters.json", "left-out.json"
 PACKAGES = ("stenopool", "torch", "transformers", "accelerate", "numpy")
-# oneDNN keeps what it has compiled for each shape of input, a thousand by default, and batches of
-# speech have many: memory would grow by 350 MB in 40 epochs of an hour.
-_KEPT_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -56,7 +52,6 @@ def accelerator_for(options: LoopOptions, device: str) -> Accelerator:
 
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"unknown device: `{device}`", do="Use one of: auto, cpu, cuda")
-    os.environ.setdefault(*_KEPT_SHAPES)
     AcceleratorState._reset_state()  # else a process could not train in two precisions
     try:
         return Accelerator(mixed_precision=_MIXED[options.precision], cpu=device == "cpu")
