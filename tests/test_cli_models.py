@@ -32,7 +32,7 @@ def test_list_names_every_model_and_whether_it_is_here(here: InProcess) -> None:
     assert run.status == 0
     assert run.stderr == ""
     head, *rows = run.text.splitlines()
-    assert head.split() == ["NAME", "PULLED", "MILLIONS", "ALGORITHM", "DESCRIPTION"]
+    assert head.split() == ["NAME", "HERE", "DEFAULT", "MILLIONS", "ALGORITHM", "DESCRIPTION"]
     pulled = {row.split()[0]: row.split()[1] for row in rows}
     assert list(pulled) == list(CATALOGUE)
     assert {name for name, here in pulled.items() if here == "yes"} == {"tiny.en", "silero-vad"}

@@ -1,7 +1,7 @@
 """Models in other projects' formats, opened by those projects; each is skipped where it is missing.
 
 All of them decode greedily, so that equal weights give equal texts; Transformers with PyTorch is
-what they are held against. `STENO_TEST_CLIPS` may name a folder of recordings of less than 30 s.
+what they are held against. Each hears 20 clips; `STENO_TEST_CLIPS` may name a manifest of others.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 
 import jiwer
 import numpy as np
 import pytest
 
+from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.audio.media import Recording
+from stenopool.data import read
+from stenopool.evaluation.normalise import normaliser
 from stenopool.models import LocalModel, Store
 from stenopool.models.export import export
 
@@ -30,9 +35,33 @@ NODE_SCRIPT = Path(__file__).with_name("transformers_js.mjs")
 NODE_VERSION = "4.3.1"
 NODE_PACKAGES = Path(__file__).parent.parent / ".cache" / f"node-transformers-{NODE_VERSION}"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-CLIPS = int(os.environ.get("STENO_TEST_CLIP_COUNT", "3"))
-SECONDS = 14
-QUANTISED_WER = 0.05  # of so few words; one of them is half of it
+CLIPS = 20
+SHORTEST, LONGEST = 4.0, 10.0  # seconds of a clip
+MOST_WORSE = 0.005  # of the words, for weights of fewer bits
+FLOATS = ("float16", "float32")
+
+# Where the reader of `speech_wav` pauses, in seconds, and what he reads before.
+PHRASES = (
+    (1.0, ""),
+    (4.8, "it was the best of times it was the worst of times"),
+    (6.48, "it was the age of wisdom"),
+    (8.5, "it was the age of foolishness"),
+    (10.55, "it was the epoch of belief"),
+    (13.1, "it was the epoch of incredulity"),
+    (14.97, "it was the season of light"),
+    (17.1, "it was the season of darkness"),
+    (18.85, "it was the spring of hope"),
+    (20.9, "it was the winter of despair"),
+    (24.3, "we had everything before us we had nothing before us"),
+    (26.3, "we were all going direct to heaven"),
+    (28.7, "we were all going direct the other way"),
+    (32.55, "in short the period was so far like the present period"),
+    (
+        42.5,
+        "that some of its noisiest authorities insisted on its being received for good or for evil "
+        "in the superlative degree of comparison only",
+    ),
+)
 
 Exported = Callable[[str, str], Path]
 
@@ -42,24 +71,48 @@ def model(models_dir: Path) -> LocalModel:
     return Store(models_dir).resolve("tiny.en")
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A file of float32 at 16 kHz, and what is said in it."""
+
+    file: Path
+    said: str
+
+
 @pytest.fixture(scope="module")
-def sounds(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Files of float32 at 16 kHz."""
-    folder = tmp_path_factory.mktemp("sounds")
+def clips(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    folder = tmp_path_factory.mktemp("clips")
     given = os.environ.get("STENO_TEST_CLIPS")
-    if given:
-        paths = sorted(path for path in Path(given).rglob("*") if path.suffix in (".flac", ".wav"))
-        arrays = [samples(path) for path in paths[:: max(1, len(paths) // CLIPS)][:CLIPS]]
-    else:
-        whole, length = samples(speech_wav), SECONDS * 16_000
-        arrays = [whole[first : first + length] for first in range(0, CLIPS * length, length)]
-    files = [folder / f"{number}.f32" for number in range(len(arrays))]
-    for file, array in zip(files, arrays, strict=True):
-        array.tofile(file)
-    return files
+    return written(spread(list(from_manifest(given) if given else cut(speech_wav))), folder)
 
 
-def samples(path: Path) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def spread(found: Sequence[tuple[Samples, str]]) -> Sequence[tuple[Samples, str]]:
+    """So many, from the first to the last."""
+    return [found[number * len(found) // CLIPS] for number in range(CLIPS)]
+
+
+def written(found: Sequence[tuple[Samples, str]], folder: Path) -> list[Clip]:
+    made = [Clip(folder / f"{number}.f32", said) for number, (_, said) in enumerate(found)]
+    for clip, (sound, _) in zip(made, found, strict=True):
+        sound.tofile(clip.file)
+    return made
+
+
+def cut(speech: Path) -> Iterator[tuple[Samples, str]]:
+    """Every run of whole phrases that is as long as a clip may be."""
+    whole = samples(speech)
+    for first, last in combinations(range(len(PHRASES)), 2):
+        start, end = PHRASES[first][0], PHRASES[last][0]
+        if SHORTEST <= end - start <= LONGEST:
+            said = " ".join(text for _, text in PHRASES[first + 1 : last + 1])
+            yield whole[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)], said
+
+
+def from_manifest(source: str) -> Iterator[tuple[Samples, str]]:
+    return ((samples(one.audio), one.text or "") for one in read(source))
+
+
+def samples(path: Path) -> Samples:
     with Recording(path) as recording:
         return np.concatenate(list(recording))
 
@@ -79,10 +132,10 @@ def exported(model: LocalModel, tmp_path_factory: pytest.TempPathFactory) -> Exp
 
 
 @pytest.fixture(scope="module")
-def reference(exported: Exported, sounds: Sequence[Path]) -> list[str]:
+def reference(exported: Exported, clips: Sequence[Clip]) -> list[str]:
     """What Transformers hears."""
     needed("transformers", "torch")
-    return heard("transformers", exported("transformers", "float32"), sounds)
+    return heard("transformers", exported("transformers", "float32"), clips)
 
 
 def needed(*packages: str) -> None:
@@ -91,8 +144,8 @@ def needed(*packages: str) -> None:
             pytest.skip(f"`{name}` is not installed")
 
 
-def heard(peer: str, model: Path, sounds: Sequence[Path], **environment: str) -> list[str]:
-    command = [sys.executable, str(SCRIPT), peer, str(model), *map(str, sounds)]
+def heard(peer: str, model: Path, clips: Sequence[Clip], **environment: str) -> list[str]:
+    command = [sys.executable, str(SCRIPT), peer, str(model), *(str(one.file) for one in clips)]
     return answered(command, **environment)
 
 
@@ -110,69 +163,63 @@ def answered(command: Sequence[str], **environment: str) -> list[str]:
     return texts
 
 
-def assert_near(texts: Sequence[str], wanted: Sequence[str]) -> None:
-    assert all(texts)
-    plain = [
-        ["".join(c for c in text.lower() if c.isalnum() or c == " ") for text in side]
-        for side in (wanted, texts)
-    ]
-    assert jiwer.wer(plain[0], plain[1]) <= QUANTISED_WER, (texts, wanted)
+def word_errors(texts: Sequence[str], clips: Sequence[Clip]) -> float:
+    """A fraction of the words that are said."""
+    plain = normaliser("en")
+    return float(jiwer.wer([plain(one.said) for one in clips], list(map(plain, texts))))
 
 
-def test_reference_is_what_was_said(reference: list[str]) -> None:
-    assert all(len(text.split()) > 5 for text in reference), reference
+def assert_as_good(
+    texts: Sequence[str], reference: Sequence[str], clips: Sequence[Clip], *, equal: bool
+) -> None:
+    """Equal weights give equal texts, rounded ones texts that are hardly worse."""
+    if equal:
+        assert list(texts) == list(reference)
+    worse = word_errors(texts, clips) - word_errors(reference, clips)
+    assert worse <= MOST_WORSE, (texts, reference)
 
 
-@pytest.mark.parametrize(
-    ("peer", "to", "precision", "file"),
-    [
-        ("transformers", "transformers", "float16", ""),
-        ("faster_whisper", "ctranslate2", "float16", ""),
-        ("faster_whisper", "ctranslate2", "float32", ""),
-        ("whisper", "openai", "float16", "model.pt"),
-        ("whisper", "openai", "float32", "model.pt"),
-        ("pywhispercpp", "ggml", "float16", "ggml-model.bin"),
-        ("onnxruntime", "onnx", "float32", ""),
-        ("openvino_genai", "openvino", "float16", ""),
-        ("openvino_genai", "openvino", "float32", ""),
-    ],
-)
+def test_reference_is_what_was_said(reference: list[str], clips: Sequence[Clip]) -> None:
+    assert len(reference) == CLIPS
+    assert word_errors(reference, clips) < 0.1, reference
+
+
+PEERS = [
+    ("transformers", "transformers", "float16", ""),
+    ("faster_whisper", "ctranslate2", "float16", ""),
+    ("faster_whisper", "ctranslate2", "float32", ""),
+    ("faster_whisper", "ctranslate2", "int8", ""),
+    ("whisper", "openai", "float16", "model.pt"),
+    ("whisper", "openai", "float32", "model.pt"),
+    ("pywhispercpp", "ggml", "float16", "ggml-model.bin"),
+    ("pywhispercpp", "ggml", "q8_0", "ggml-model.bin"),
+    ("pywhispercpp", "ggml", "q5_0", "ggml-model.bin"),
+    ("onnxruntime", "onnx", "float32", ""),
+    ("onnxruntime", "onnx", "int8", ""),
+    ("openvino_genai", "openvino", "float16", ""),
+    ("openvino_genai", "openvino", "float32", ""),
+    ("openvino_genai", "openvino", "int8", ""),
+]
+
+
+@pytest.mark.parametrize(("peer", "to", "precision", "file"), PEERS)
 def test_peer_hears_the_same(
     peer: str,
     to: str,
     precision: str,
     file: str,
+    model: LocalModel,
     exported: Exported,
-    sounds: Sequence[Path],
+    clips: Sequence[Clip],
     reference: list[str],
 ) -> None:
     need(peer, to)
-    assert heard(peer, exported(to, precision) / file, sounds) == reference
-
-
-@pytest.mark.parametrize(
-    ("peer", "to", "precision", "file"),
-    [
-        ("faster_whisper", "ctranslate2", "int8", ""),
-        ("pywhispercpp", "ggml", "q8_0", "ggml-model.bin"),
-        ("pywhispercpp", "ggml", "q5_0", "ggml-model.bin"),
-        ("onnxruntime", "onnx", "int8", ""),
-        ("openvino_genai", "openvino", "int8", ""),
-    ],
-)
-def test_peer_hears_nearly_the_same_with_fewer_bits(
-    peer: str,
-    to: str,
-    precision: str,
-    file: str,
-    exported: Exported,
-    sounds: Sequence[Path],
-    reference: list[str],
-) -> None:
-    need(peer, to)
-    suffix = "_quantized" if to == "onnx" else ""
-    texts = heard(peer, exported(to, precision) / file, sounds, STENO_ONNX_SUFFIX=suffix)
-    assert_near(texts, reference)
+    suffix = "_quantized" if (to, precision) == ("onnx", "int8") else ""
+    texts = heard(peer, exported(to, precision) / file, clips, STENO_ONNX_SUFFIX=suffix)
+    # faster-whisper pads features and not sound, so it may write other words with any weights: it
+    # is held against itself, with the files that the model was published as.
+    wanted = heard(peer, model.folder, clips) if peer == "faster_whisper" else reference
+    assert_as_good(texts, wanted, clips, equal=precision in FLOATS)
 
 
 def need(peer: str, to: str) -> None:
@@ -201,15 +248,10 @@ def test_transformers_js_hears_the_same(
     dtype: str,
     packages: Path,
     exported: Exported,
-    sounds: Sequence[Path],
+    clips: Sequence[Clip],
     reference: list[str],
 ) -> None:
     needed("onnx")
-    folder = exported("onnx", "all")
-    texts = answered(
-        ["node", str(NODE_SCRIPT), str(packages), str(folder), dtype, *map(str, sounds)]
-    )
-    if dtype == "fp32":
-        assert texts == reference
-    else:
-        assert_near(texts, reference)
+    files = (str(one.file) for one in clips)
+    command = ["node", str(NODE_SCRIPT), str(packages), str(exported("onnx", "all")), dtype, *files]
+    assert_as_good(answered(command), reference, clips, equal=dtype == "fp32")

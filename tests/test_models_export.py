@@ -106,7 +106,7 @@ def test_export_that_fails_leaves_nothing(
     def fails(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("stenopool.models.export.card", fails)
+    monkeypatch.setattr("stenopool.models.export.export_card", fails)
     with pytest.raises(OutputUnwritable.__base__, match="No space left"):  # type: ignore[arg-type]
         export(model, "ggml", tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []

@@ -29,7 +29,7 @@ from stenopool.errors import (
     StorageFull,
     UnknownName,
 )
-from stenopool.models import catalogue, sources, store
+from stenopool.models import catalogue, sources, store, workspace
 from stenopool.models.catalogue import (
     CATALOGUE,
     FileSpec,
@@ -617,7 +617,7 @@ def test_killed_pull_is_no_model_and_is_swept_up_later(models: Store, index: Pat
     assert models.pulled() == []
     models.pull("pinned")
     assert left.exists()  # it could belong to a pull that is still alive
-    long_ago = time.time() - 2 * store._STALE_SECONDS
+    long_ago = time.time() - 2 * workspace.STALE_SECONDS
     for path in (left, *left.rglob("*")):
         os.utime(path, (long_ago, long_ago))
     models.pull("pinned", force=True)

@@ -20,6 +20,7 @@ from stenopool.errors import (
     TrainingDiverged,
     UsageError,
 )
+from stenopool.models.facts import training_facts
 from stenopool.training import loop
 from stenopool.training.ctc import CtcTask
 from stenopool.training.options import CtcOptions
@@ -159,6 +160,12 @@ def test_folder_holds_the_best_model_and_the_records(
     assert told["options"]["learning_rate"] == 0.01
     assert told["train"]["used"] == 12
     assert len(told["train"]["listing_sha256"]) == 64
+    assert told["licences"].keys() == {"not told"}
+    facts = training_facts(tmp_path / "out")
+    assert facts
+    assert facts["train"]["hours"] == told["train"]["hours"]
+    (best,) = (one for one in facts["evaluations"] if one["best"])
+    assert (best["step"], best["wer"]) == (ended.state.best_step, ended.state.best)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["language"] == "eo"
     assert {"id", "reference", "hypothesis", "step"} == records(tmp_path / "out", "samples")[
         0

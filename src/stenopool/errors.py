@@ -22,7 +22,8 @@ StenoError
 │   ├── ModelNotPulled
 │   ├── ModelDamaged
 │   ├── ModelUnavailable             the source could not be reached (transient)
-│   └── TrainingDiverged             the loss is no number any more
+│   ├── TrainingDiverged             the loss is no number any more
+│   └── PromotionRefused             it is not good enough to be the default
 ├── EngineError             exit 5   an inference engine is missing or failed
 │   ├── EngineMissing
 │   └── EngineFailed                 (transient)
@@ -212,6 +213,12 @@ class TrainingDiverged(ModelError):
     """The loss or the gradient of a training is no number any more."""
 
     code = "training_diverged"
+
+
+class PromotionRefused(ModelError):
+    """The model is not good or fast enough to become the default."""
+
+    code = "promotion_refused"
 
 
 class EngineError(StenoError):

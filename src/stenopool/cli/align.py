@@ -30,7 +30,7 @@ def align(
         Path, typer.Argument(help="A file with what is said in it, UTF-8.", metavar="TEXT")
     ],
     model: Annotated[
-        Path, typer.Option("--model", help="Folder of a wav2vec 2.0 model with a CTC head.")
+        str, typer.Option("--model", help="Folder or name of a wav2vec 2.0 model with a CTC head.")
     ],
     format: Annotated[
         str, typer.Option("--format", "-f", help="json (default), txt, srt, vtt or tsv.")
@@ -61,7 +61,7 @@ def align(
 
 
 def aligned(
-    audio: Path, words: Sequence[str], model: Path, *, threads: int, bar: ProgressBar
+    audio: Path, words: Sequence[str], model: str, *, threads: int, bar: ProgressBar
 ) -> Transcript:
     """The text as a transcript of the recording.
 
@@ -76,7 +76,7 @@ def aligned(
     from stenopool.settings import settings
 
     begun = time.perf_counter()
-    found = Store().resolve(Path(model))
+    found = Store().resolve(model)
     if found.kind != "ctc":
         raise UnsupportedOption(
             f"`{found.name}` is no CTC model, and cannot follow a text",

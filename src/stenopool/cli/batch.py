@@ -51,7 +51,7 @@ def submit_batch(
         bool,
         typer.Option("--outside", help="The children are run by `steno batch child`, elsewhere."),
     ] = False,
-    model: ModelName = "base",
+    model: ModelName,
     engine: EngineName = "auto",
     device: DeviceName = "auto",
     format: Annotated[

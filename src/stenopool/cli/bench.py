@@ -70,7 +70,7 @@ Json = Annotated[bool, typer.Option("--json", help="All figures as JSON on stdou
 def bench(
     *,
     sources: Sources = None,
-    model: ModelName = "base",
+    model: ModelName,
     engine: Engines = None,
     peers: Peers = None,
     rounds: Rounds = 3,
@@ -90,17 +90,17 @@ def bench(
     from stenopool.evaluation.bench_report import Setting, document
     from stenopool.evaluation.machine import machine
 
-    _check(sources or [], form)
+    check(sources or [], form)
     orders = _orders(peers or [], quiet=quiet)
     cores = min(threads or usable_cores(), usable_cores())
     command = shlex.join(["steno", *map(os.fsdecode, sys.argv[1:])])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stenopool-")))
-        material = _material(sources or [], form, limit, folder, stack)
+        material = materials(sources or [], form, limit, folder, stack)
         setting = Setting(
             command, model, cores, _language(options, material), rounds, together=together
         )
-        systems = _systems(setting, engine or [AUTO], orders, options, _patience(material))
+        systems = _systems(setting, engine or [AUTO], orders, options, patience(material))
         found = _measured(systems, material, setting, folder, quiet=quiet)
     _show(document(found, material, setting, machine()), as_json=json_lines)
     if status := _worst_status(found):
@@ -125,7 +125,7 @@ def _orders(peers: Sequence[str], *, quiet: bool) -> list[str]:
     return list(dict.fromkeys(orders))
 
 
-def _check(sources: Sequence[str], form: str) -> None:
+def check(sources: Sequence[str], form: str) -> None:
     from stenopool.evaluation.extras import check_extras
 
     if form not in (SHORT, LONG):
@@ -140,7 +140,7 @@ def _check(sources: Sequence[str], form: str) -> None:
     open_stdout()  # here, not after an hour of work
 
 
-def _material(
+def materials(
     sources: Sequence[str], form: str, limit: int | None, folder: Path, stack: ExitStack
 ) -> list[Material]:
     """The recordings with their lengths; their files exist as long as the stack."""
@@ -186,7 +186,7 @@ def _language(options: Options, material: Sequence[Material]) -> str:
     return language_code(only)
 
 
-def _patience(material: Sequence[Material]) -> float:
+def patience(material: Sequence[Material]) -> float:
     """Seconds that a system may take for an answer before it counts as hung."""
     return PATIENCE + PATIENCE_BY_LENGTH * max(one.seconds for one in material)
 

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stenopool.cli.console import emit, emit_json, report_pull, say
+from stenopool.errors import ModelDamaged
 
 if TYPE_CHECKING:
-    from stenopool.models import ModelEntry, Store
+    from stenopool.models import LocalModel, ModelEntry, Store
+    from stenopool.models.registry import Version
 
-app = typer.Typer(help="Models: list, pull, show, export, package.", no_args_is_help=True)
+app = typer.Typer(
+    help="Models: list, pull, add, promote, show, export, package.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Name = Annotated[str, typer.Argument(help="Name of a model.", metavar="NAME")]
@@ -27,24 +31,30 @@ def store() -> Store:
 
 @app.command("list")
 def list_models(*, json_lines: Json = False) -> None:
-    """The models that are known by name, and which of them are on this machine."""
+    """The models that are known by name, which are on this machine, and which is the default."""
     from stenopool.models import CATALOGUE
 
-    pulled = set(store().pulled())
+    models = store()
+    pulled, default = set(models.pulled()), models.default()
+    found = [_data(entry, pulled=entry.name in pulled) for entry in CATALOGUE.values()]
+    found += [_registered(models, version) for version in models.registry.all()]
+    for one in found:
+        one["default"] = one["name"] == default
     if json_lines:
-        for entry in CATALOGUE.values():
-            emit_json(_data(entry, pulled=entry.name in pulled))
+        for one in found:
+            emit_json(one)
         return
-    rows = [("NAME", "PULLED", "MILLIONS", "ALGORITHM", "DESCRIPTION")]
+    rows = [("NAME", "HERE", "DEFAULT", "MILLIONS", "ALGORITHM", "DESCRIPTION")]
     rows += [
         (
-            entry.name,
-            "yes" if entry.name in pulled else "no",
-            f"{entry.parameters:g}",
-            entry.algorithm if entry.kind == "whisper" else "-",
-            entry.description,
+            one["name"],
+            "yes" if one["pulled"] else "no",
+            "yes" if one["default"] else "",
+            f"{one['millions_of_parameters']:g}",
+            one["algorithm"] if one["kind"] == "whisper" else "-",
+            one["description"],
         )
-        for entry in CATALOGUE.values()
+        for one in found
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
@@ -69,10 +79,22 @@ def pull_model(
 def show_model(*, name: Name, json_lines: Json = False) -> None:
     """What is known of a model; if it is on this machine, its files are verified."""
     from stenopool.models import entry
+    from stenopool.models.registry import CARD
 
-    known = entry(name)
-    here = store().verify(known.name) if known.name in store().pulled() else None
-    data = _data(known, pulled=here is not None)
+    models = store()
+    if models.registry.has(name):
+        data = _registered(models, models.registry.find(name))
+        found = models.registry.verify(name)
+        here: LocalModel | None = found
+        data["card"] = str(found.folder / CARD)
+        data["decisions"] = [
+            f"{one['outcome']} {one['time']}" for one in models.promotions.of(data["name"])
+        ]
+    else:
+        known = entry(name)
+        here = models.verify(known.name) if known.name in models.pulled() else None
+        data = _data(known, pulled=here is not None)
+    data["default"] = data["name"] == models.default()
     if here:
         data |= {"folder": str(here.folder), "sha256": here.sha256}
     if json_lines:
@@ -115,7 +137,9 @@ def export_model(
     """Write a Whisper model in the format of another project, with a card."""
     from stenopool.models.export import export
 
-    for file in export(store().resolve(name, report=report_pull), to, output, precision):
+    model = store().resolve(name, report=report_pull)
+    measured = store().promotions.of(model.name)
+    for file in export(model, to, output, precision, measured=measured):
         say(f"{output.name}: {file}")
 
 
@@ -149,6 +173,25 @@ def unpack_model(
 
     for name in unpack(archive, output):
         say(f"{output}: {name}")
+
+
+def _registered(models: Store, version: Version) -> dict[str, Any]:
+    """As `_data` tells of a model of the catalogue."""
+    try:
+        record = models.registry.record(version)
+        made = f"registered {record['time'][:10]}, of {record['source']['name']}"
+    except ModelDamaged as error:
+        record, made = {"kind": "whisper", "parameters": 0}, error.what
+    return {
+        "name": str(version),
+        "description": made,
+        "kind": record["kind"],
+        "format": "ctranslate2" if record["kind"] == "whisper" else "transformers",
+        "millions_of_parameters": round(record["parameters"] / 1e6, 1),
+        "algorithm": "packed",
+        "licence": record.get("licence"),
+        "pulled": True,
+    }
 
 
 def _data(entry: ModelEntry, *, pulled: bool) -> dict[str, Any]:

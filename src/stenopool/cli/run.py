@@ -14,7 +14,7 @@ import typer
 from stenopool.cli.console import ProgressBar, clock, emit_json, open_stdout, say
 from stenopool.cli.options import DeviceName, EngineName, ModelName, Quiet, Threads, with_options
 from stenopool.decoding.options import Options
-from stenopool.errors import restored
+from stenopool.errors import UnknownName, restored
 
 if TYPE_CHECKING:
     from stenopool.pipeline.job import Group
@@ -49,7 +49,7 @@ def run(
     database: Database = "",
     once: Annotated[bool, typer.Option("--once", help="Do what is there now, then exit.")] = False,
     workers: WorkerCount = 1,
-    model: ModelName = "base",
+    model: ModelName,
     engine: EngineName = "auto",
     device: DeviceName = "auto",
     threads: Threads = 0,
@@ -125,7 +125,7 @@ def worker(
 
     url = open_bucket(bucket).url if bucket else ""
     jobs, database_url = open_jobs(database, url)
-    chosen = limits(workers, threads, device=device, models=tuple(model or ()))
+    chosen = limits(workers, threads, device=device, models=tuple(map(model_name, model or ())))
     duties = [] if once else [Schedules(jobs).tick]
     status = supervise(
         jobs, database_url, chosen, once=once, log_json=log_json, quiet=quiet, duties=duties
@@ -308,13 +308,15 @@ def _data(job: JobView) -> dict[str, object]:
 
 
 def model_name(model: str) -> str:
-    """The name of a model; a folder's whole path: workers run elsewhere."""
+    """The name of a model, with its version; a folder's whole path: workers run elsewhere."""
     from pathlib import Path
 
-    from stenopool.models.catalogue import ALIASES, CATALOGUE
+    from stenopool.models import Store
 
-    is_name = model in CATALOGUE or model in ALIASES  # as for the store: they win over folders
-    return str(Path(model).absolute()) if not is_name and Path(model).is_dir() else model
+    try:
+        return Store().pinned(model)  # as for the store: names win over folders
+    except UnknownName:
+        return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def check_request(model: str, options: Options) -> None:
@@ -323,9 +325,9 @@ def check_request(model: str, options: Options) -> None:
     Raises:
         UnknownName, UnsupportedOption: there is no such model, or it cannot honour the options.
     """
-    from stenopool.models.catalogue import entry
+    from stenopool.models import Store, entry
 
-    if os.sep in model:
+    if os.sep in model or Store().registry.has(model):
         return
     known = entry(model)
     options.resolved(

@@ -13,7 +13,7 @@ import typer
 
 from stenopool.cli.console import emit, emit_json, say
 from stenopool.cli.jobs import AsJson, print_table
-from stenopool.cli.options import DeviceName, EngineName, ModelName, Threads
+from stenopool.cli.options import DeviceName, EngineName, ModelName, Threads, default_model
 from stenopool.cli.run import Database, JsonLogs, WorkerCount, limits, model_name, open_jobs
 from stenopool.errors import EngineMissing, UsageError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from stenopool.bucket import Bucket
     from stenopool.service.access import Access
 
-USUAL_MODEL = "base"
 WS_PING_SECONDS = 180.0  # a model may be loading, or a client ahead: nothing is read meanwhile
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -39,7 +38,7 @@ def serve(
     bucket: ServedBucket = "",
     database: Database = "",
     workers: WorkerCount = 1,
-    model: ModelName = USUAL_MODEL,
+    model: ModelName,
     engine: EngineName = "auto",
     device: DeviceName = "auto",
     threads: Threads = 0,
@@ -183,7 +182,7 @@ def _model(name: str, *, sagemaker: bool) -> str:
     from stenopool.service.functions import model_dir
 
     folder = model_dir()
-    if sagemaker and name == USUAL_MODEL and (folder / "config.json").is_file():
+    if sagemaker and name == default_model() and (folder / "config.json").is_file():
         return str(folder)
     return model_name(name)
 

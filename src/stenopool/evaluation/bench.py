@@ -18,8 +18,8 @@ from stenopool.audio import SAMPLE_RATE, media
 from stenopool.data.recording import Recording
 from stenopool.data.wav import WavWriter
 from stenopool.errors import EngineFailed
-from stenopool.evaluation.normalise import Normalise, normaliser
-from stenopool.evaluation.score import Counts, pooled, score
+from stenopool.evaluation.normalise import normaliser
+from stenopool.evaluation.score import Counts, Score, pooled, score
 from stenopool.evaluation.systems import Answer, Figures, System
 
 OPENING_SECONDS = 30.0  # of sound that a cold start is measured with: one window
@@ -78,6 +78,7 @@ class Standing:
         turns: one for each round, in order; fewer where its process died.
         idle_cpu: seconds that it computed for while others had their turns.
         counts: words and errors of its first turn; `None` where no recording has a reference.
+        units: the same for each utterance of the recordings in which something is said.
         steady: whether all turns gave the same texts.
         figures: at the end; `None` where its process died.
         error: the record of the error that ended it.
@@ -88,6 +89,7 @@ class Standing:
     turns: tuple[Turn, ...]
     idle_cpu: float
     counts: Counts | None
+    units: tuple[Counts, ...]
     steady: bool
     figures: Figures | None
     error: dict[str, object] | None
@@ -137,7 +139,7 @@ def bench(
     *,
     first: Path,
     rounds: int,
-    language: str,
+    language: str | None,
     together: bool = False,
     tell: Tell = lambda _: None,
 ) -> list[Standing]:
@@ -149,14 +151,13 @@ def bench(
         first: a short recording that each hears once before: libraries choose their kernels by it,
             and the cold start is measured.
         rounds: turns of each system; the order is rotated by one from round to round.
-        language: of the normaliser.
+        language: of recordings that do not name theirs; it decides on the normaliser.
         together: give each system all recordings in one call.
         tell: told what is done, line by line.
 
     Raises:
         StenoError: a system could not be loaded, or every one has died.
     """
-    compare = normaliser(language)
     with ExitStack() as stack:
         contestants = []
         for system in systems:
@@ -166,7 +167,7 @@ def bench(
         for one in contestants:
             one.warm_up(first)
         _take_turns(contestants, rounds, tell)
-        return [one.standing(compare) for one in contestants]
+        return [one.standing(language) for one in contestants]
 
 
 def _take_turns(contestants: Sequence[_Contestant], rounds: int, tell: Tell) -> None:
@@ -236,9 +237,10 @@ class _Contestant:
             if answer.error:
                 self._tell(f"  {path}: error[{answer.error['code']}]: {answer.error['message']}")
 
-    def standing(self, compare: Normalise) -> Standing:
+    def standing(self, language: str | None) -> Standing:
         """All that is known of it now."""
         figures = None
+        scores = list(self._scores(language))
         if not self._error:
             with self._alive():
                 figures = self._system.figures()
@@ -247,21 +249,19 @@ class _Contestant:
             self._cold,
             tuple(self._turns),
             self._idle_cpu,
-            self._counts(compare),
+            pooled(scores) if scores else None,
+            tuple(unit for one in scores for unit in one.units),
             all(texts == self._texts[0] for texts in self._texts),
             figures,
             self._error,
         )
 
-    def _counts(self, compare: Normalise) -> Counts | None:
+    def _scores(self, language: str | None) -> Iterator[Score]:
         """Of the recordings in which something is said."""
-        if not self._texts or not any(one.recording.text for one in self._material):
-            return None
-        return pooled(
-            score(_references(one.recording), text, compare)
-            for one, text in zip(self._material, self._texts[0], strict=True)
-            if one.recording.text
-        )
+        for one, text in zip(self._material, self._texts[0] if self._texts else (), strict=False):
+            if one.recording.text:
+                compare = normaliser(one.recording.language or language)
+                yield score(_references(one.recording), text, compare)
 
 
 def _turn(

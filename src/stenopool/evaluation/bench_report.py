@@ -62,8 +62,10 @@ def document(
 
 
 def _system(one: Standing, first: Standing) -> dict[str, Any]:
+    told = asdict(one)
+    del told["units"]  # a line for each utterance
     return {
-        **asdict(one),
+        **told,
         "turns": [{**asdict(turn), "speed": turn.speed} for turn in one.turns],
         "speed": one.speed,
         "ratio": one.ratio(first),

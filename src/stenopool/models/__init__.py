@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stenopool.models.catalogue import ALIASES, CATALOGUE, DETECTOR, ModelEntry, entry
+from stenopool.models.catalogue import ALIASES, CATALOGUE, DETECTOR, USUAL, ModelEntry, entry
 from stenopool.models.local import LocalModel
 from stenopool.models.sources import Report
 from stenopool.models.store import Store
@@ -11,6 +11,7 @@ __all__ = [
     "ALIASES",
     "CATALOGUE",
     "DETECTOR",
+    "USUAL",
     "LocalModel",
     "ModelEntry",
     "Report",

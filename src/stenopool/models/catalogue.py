@@ -17,6 +17,7 @@ Algorithm = Literal["packed", "sequential", "chunked"]
 _WEIGHTS: Mapping[Format, str] = MappingProxyType(
     {"ctranslate2": "model.bin", "onnx": "silero_vad.onnx"}
 )
+USUAL = "base"  # the default where no other was promoted
 DETECTOR = "silero-vad"  # the model that finds speech for all others
 _LONGEST_SHOWN = 80  # characters of a name that a message repeats
 
@@ -212,7 +213,7 @@ def _base() -> ModelEntry:
     return _whisper(
         "base",
         74,
-        "Whisper base, the default",
+        "Whisper base, the default until another is promoted",
         revision="ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66",
         sha256=_BASE_SHA256,
         wheels=(_BASE_WHEELS,),

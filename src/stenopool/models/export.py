@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stenopool.errors import OutputUnwritable, UnknownName, UnsupportedOption
 from stenopool.files import folder_beside, give_name, make_folder, write_whole
-from stenopool.models.card import card
+from stenopool.models.card import export_card
+from stenopool.models.facts import facts_of
 from stenopool.models.formats.ctranslate2_writer import PRECISIONS as CTRANSLATE2_PRECISIONS
 from stenopool.models.formats.ctranslate2_writer import write_ctranslate2
 from stenopool.models.formats.ggml import PRECISIONS as GGML_PRECISIONS
@@ -65,7 +67,14 @@ TARGETS = {
 }
 
 
-def export(model: LocalModel, to: str, output: Path, precision: str = AUTO) -> list[str]:
+def export(
+    model: LocalModel,
+    to: str,
+    output: Path,
+    precision: str = AUTO,
+    *,
+    measured: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
     """Write a model in another format; gives the names of the files.
 
     Args:
@@ -74,6 +83,7 @@ def export(model: LocalModel, to: str, output: Path, precision: str = AUTO) -> l
         output: a folder that is not there yet; or, where the format is one file, a name that ends
             as this one does: then the card lies beside it.
         precision: of those that the format has.
+        measured: records of the decisions about the model, for its card; see `promotions`.
 
     Raises:
         UnknownName: no such format or precision.
@@ -97,7 +107,8 @@ def export(model: LocalModel, to: str, output: Path, precision: str = AUTO) -> l
     make_folder(output.parent)
     with folder_beside(output) as fresh:
         target.write(whisper, fresh, chosen)
-        write_whole(fresh / CARD, card(model, whisper, to, chosen, target.file))
+        told = (to, chosen, target.file, facts_of(model), measured)
+        write_whole(fresh / CARD, export_card(model, whisper, *told))
         return _put(fresh, output, target)
 
 

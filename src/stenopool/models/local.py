@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stenopool.errors import ModelNotPulled
@@ -25,6 +26,16 @@ CTC_MORE = (
     "scorer.binary",
     "scorer.json",
 )
+_MORE: Mapping[Kind, tuple[str, ...]] = {
+    "ctc": (*CTC_MORE, "special_tokens_map.json", "README.md"),
+    "whisper": (
+        "vocabulary.json",
+        "vocabulary.txt",
+        "preprocessor_config.json",
+        "generation_config.json",
+        "README.md",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,7 @@ class LocalModel:
         sha256: of the weights, in hexadecimal; of a CTC model, of all that its text depends on.
         entry: what the catalogue says of it; None for a user's folder.
         user_kind: what a user's folder holds.
+        origin: the user's folder, where `folder` is what was rewritten of it for the engines.
     """
 
     name: str
@@ -44,6 +56,7 @@ class LocalModel:
     sha256: str
     entry: ModelEntry | None
     user_kind: Kind = "whisper"
+    origin: Path | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -68,7 +81,7 @@ def user_model(name: str | Path) -> LocalModel:
     folder = Path(name)
     rewritten = opened(folder)
     if rewritten:
-        return LocalModel(*rewritten, None)
+        return LocalModel(*rewritten, None, origin=folder if is_folder(folder) else None)
     if not is_folder(folder):
         raise ModelNotPulled(
             f"no model folder `{shown(os.fspath(name))}`",
@@ -97,6 +110,17 @@ def _ctc_model(folder: Path) -> LocalModel:
     hashes = [[file, sha256(folder / file, advice)] for file in files]
     identity = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     return LocalModel(folder.resolve().name, folder, identity, None, "ctc")
+
+
+def files_of(model: LocalModel) -> dict[str, Path]:
+    """The files that a user's model is made of, by name, and those that may go with them.
+
+    Raises:
+        ModelDamaged: one is missing, or a link that leads out of the folder.
+    """
+    wanted = CTC_FILES if model.kind == "ctc" else USER_FILES
+    more = [name for name in _MORE[model.kind] if (model.folder / name).is_file()]
+    return {name: regular(model.folder / name) for name in sorted({*wanted, *more})}
 
 
 def is_model_file(name: str) -> bool:

@@ -16,23 +16,12 @@ from typing import IO
 
 from stenopool.errors import ModelDamaged, OutputUnwritable, UsageError
 from stenopool.files import fill_whole, folder_beside, give_name
-from stenopool.models.files import regular
-from stenopool.models.local import CTC_FILES, CTC_MORE, USER_FILES
+from stenopool.models.local import files_of
 from stenopool.models.store import Store
 
 CODE = "code"
 MOST_BYTES = 20 << 30
 MOST_FILES = 1000
-_MORE = {
-    "ctc": (*CTC_MORE, "special_tokens_map.json", "README.md"),
-    "whisper": (
-        "vocabulary.json",
-        "vocabulary.txt",
-        "preprocessor_config.json",
-        "generation_config.json",
-        "README.md",
-    ),
-}
 _LEVEL = 1  # weights hardly get smaller, and take long
 
 
@@ -49,11 +38,7 @@ def package(folder: Path, archive: Path, code: Sequence[Path] = ()) -> list[str]
         UsageError: a file of code is not there, or two have one name.
         OutputError: the archive cannot be written.
     """
-    model = Store().resolve(Path(folder))
-    folder = model.folder  # where a model of another format was rewritten
-    wanted = CTC_FILES if model.kind == "ctc" else USER_FILES
-    more = [name for name in _MORE[model.kind] if (folder / name).is_file()]
-    files = {name: regular(folder / name) for name in sorted({*wanted, *more})}
+    files = files_of(Store().resolve(Path(folder)))
     for path in code:
         if not path.is_file():
             raise UsageError(f"there is no file `{path}`", do="Name the files of your code")

@@ -7,37 +7,24 @@ hashes at every resolve are for: damaged weights transcribe too, only wrongly.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from tempfile import mkdtemp
 
-from stenopool.errors import (
-    ModelDamaged,
-    ModelNotPulled,
-    ModelUnavailable,
-    OutputUnwritable,
-    StorageFull,
-    UnknownName,
-)
+from stenopool.errors import ModelDamaged, ModelNotPulled, ModelUnavailable, UnknownName
 from stenopool.models import sources
 from stenopool.models.catalogue import CATALOGUE, ModelEntry, Source, entry
 from stenopool.models.files import is_folder, sha256
 from stenopool.models.local import LocalModel, is_model_file, user_model
+from stenopool.models.promotions import Promotions
+from stenopool.models.registry import Registry
 from stenopool.models.sources import Report
+from stenopool.models.workspace import TAKEN, exists, move, workspace
 from stenopool.settings import settings
 
 MANIFEST = "manifest.json"
-_PARTIAL = ".partial-"
-_STALE_SECONDS = 24 * 3600.0  # a pull that wrote nothing for so long was killed
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 class Store:
@@ -51,25 +38,47 @@ class Store:
     def __init__(self, root: Path | None = None, *, offline: bool = False) -> None:
         self.root = settings().models_dir if root is None else root
         self.offline = offline
+        self.registry = Registry(self.root)
+        self.promotions = Promotions(self.root)
+
+    def default(self) -> str:
+        """The model where nobody names one: of the settings, else the one that was promoted.
+
+        Raises:
+            ModelDamaged: the record of the promotions cannot be read.
+        """
+        return settings().model or self.promotions.defaults()[-1]
+
+    def pinned(self, name: str) -> str:
+        """A name that means the same model tomorrow: with the version, where there are versions.
+
+        Raises:
+            UnknownName: neither in the catalogue nor registered.
+        """
+        return str(self.registry.find(name)) if self.registry.has(name) else entry(name).name
 
     def resolve(self, name: str | Path, *, report: Report | None = None) -> LocalModel:
         """The model of this name, pulled if it is not here, or the model in this folder or file.
 
         Args:
-            name: of the catalogue, or a path: a `Path`, text with a separator, a folder, a file
-                that is called as a model's.
+            name: of the catalogue, or of a registered model, or a path: a `Path`, text with a
+                separator, a folder, a file that is called as a model's.
             report: told of the progress of a pull.
 
         Raises:
-            UnknownName: neither in the catalogue nor a folder or a model's file.
+            UnknownName: neither in the catalogue nor registered, a folder or a model's file.
             ModelNotPulled: not here, and pulling is forbidden; or no model is at the path.
             ModelDamaged: a file is missing or has the wrong hash. It is never replaced silently.
             ModelUnavailable, OutputUnwritable, StorageFull: the pull failed.
         """
-        if isinstance(name, Path) or _is_path(name):
+        if isinstance(name, Path) or _has_separator(name):
+            return user_model(name)
+        if self.registry.has(name):
+            return self.registry.verify(name)
+        if _is_path(name):
             return user_model(name)
         model = entry(name)
-        if _exists(self.root / model.name):
+        if exists(self.root / model.name):
             return self.verify(model.name)
         return self.pull(model.name, report=report)
 
@@ -89,11 +98,11 @@ class Store:
             OutputUnwritable, StorageFull: the store cannot take it.
         """
         model = entry(name)
-        if not force and _exists(self.root / model.name):
+        if not force and exists(self.root / model.name):
             return self.verify(model.name)
         self._refuse_offline(model.name)
-        with self._workspace() as workspace:
-            fresh = workspace / "model"
+        with workspace(self.root) as beside:
+            fresh = beside / "model"
             fresh.mkdir()
             found = _fetch(model, fresh, report)
             if self._install(model, fresh, replace=force):
@@ -110,7 +119,7 @@ class Store:
         """
         model = entry(name)
         folder = self.root / model.name
-        if not _exists(folder):
+        if not exists(folder):
             raise ModelNotPulled(
                 f"the model `{model.name}` is not on this machine",
                 do=f"Pull it with `steno models pull {model.name}`",
@@ -121,7 +130,7 @@ class Store:
 
     def pulled(self) -> list[str]:
         """Names of the models that are here, in the catalogue's order; they are not verified."""
-        return [name for name in CATALOGUE if _exists(self.root / name)]
+        return [name for name in CATALOGUE if exists(self.root / name)]
 
     def remove(self, name: str) -> None:
         """Delete a model from this machine.
@@ -135,49 +144,21 @@ class Store:
         missing = ModelNotPulled(
             f"the model `{model.name}` is not on this machine", do="See `steno models list`"
         )
-        if not _exists(self.root / model.name):
+        if not exists(self.root / model.name):
             raise missing
-        with self._workspace() as workspace:
-            if not _move(self.root / model.name, workspace / "old"):
+        with workspace(self.root) as beside:
+            if not move(self.root / model.name, beside / "old"):
                 raise missing
 
     def _refuse_offline(self, name: str) -> None:
         if not (self.offline or settings().offline):
             return
-        here = _exists(self.root / name)
+        here = exists(self.root / name)
         state = "cannot be pulled again" if here else "is not on this machine"
         raise ModelNotPulled(
             f"the model `{name}` {state}, and STENO_OFFLINE is set",
             do=f"Unset STENO_OFFLINE, or copy the folder `{name}` into `{self.root}`",
         )
-
-    @contextmanager
-    def _workspace(self) -> Iterator[Path]:
-        """A folder on the store's own file system that is gone afterwards, whatever happens."""
-        with self._writing():
-            self.root.mkdir(parents=True, exist_ok=True)
-            _sweep(self.root)
-            workspace = Path(mkdtemp(dir=self.root, prefix=_PARTIAL))
-            try:
-                yield workspace
-            finally:
-                shutil.rmtree(workspace, ignore_errors=True)  # what stays is swept by a later pull
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if error.errno in _FULL:
-                raise StorageFull(
-                    f"no space is left in the models folder `{self.root}`",
-                    do="Free space there, or set STENO_MODELS_DIR to a folder with more",
-                ) from error
-            raise OutputUnwritable(
-                f"the models folder `{self.root}` cannot be written: {reason}",
-                do="Make it writable, or set STENO_MODELS_DIR to a folder that is",
-            ) from error
 
     def _install(self, model: ModelEntry, fresh: Path, *, replace: bool) -> bool:
         """Give a verified folder its name; False where another process was there first.
@@ -187,11 +168,11 @@ class Store:
         folder = self.root / model.name
         for attempt in count():
             old = fresh.with_name(f"old-{attempt}")
-            moved = replace and _move(folder, old)
+            moved = replace and move(folder, old)
             try:
                 fresh.replace(folder)
             except OSError as error:
-                if error.errno not in _TAKEN:
+                if error.errno not in TAKEN:
                     if moved:
                         old.replace(folder)
                     raise
@@ -260,52 +241,14 @@ def _expected(model: ModelEntry, folder: Path, advice: str) -> dict[str, str]:
         raise ModelDamaged(what, do=advice) from error
 
 
+def _has_separator(name: str) -> bool:
+    return any(separator in name for separator in {os.sep, os.altsep or os.sep})
+
+
 def _is_path(name: str) -> bool:
     """Names of the catalogue win over folders that happen to be called the same."""
-    separators = {os.sep, os.altsep or os.sep}
-    if any(separator in name for separator in separators):
-        return True
     try:
         entry(name)
     except UnknownName:
         return bool(name) and (is_folder(Path(name)) or is_model_file(name))
     return False
-
-
-def _exists(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise ModelDamaged(
-            f"`{path}` cannot be read: {error.strerror}", do="Make the models folder readable"
-        ) from error
-    return True
-
-
-def _move(path: Path, target: Path) -> bool:
-    """Whether there was something to move."""
-    try:
-        path.replace(target)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _sweep(root: Path) -> None:
-    """Delete what killed pulls left behind."""
-    horizon = time.time() - _STALE_SECONDS
-    for partial in root.glob(f"{_PARTIAL}*"):
-        if _last_written(partial) < horizon:
-            shutil.rmtree(partial, ignore_errors=True)  # another process may be sweeping too
-
-
-def _last_written(folder: Path) -> float:
-    """When anything in a folder changed last; what vanishes meanwhile is passed over."""
-    times = [0.0]
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent), *(Path(parent, name) for name in names)):
-            with suppress(FileNotFoundError):
-                times.append(path.lstat().st_mtime)
-    return max(times)

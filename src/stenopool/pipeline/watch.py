@@ -17,7 +17,8 @@ from stenopool.bucket import Bucket, Key, Stamp
 from stenopool.decoding.options import Options
 from stenopool.engines import DEVICES
 from stenopool.errors import InputError, OutputError, StenoError, UsageError
-from stenopool.models.catalogue import entry, shown
+from stenopool.models import Store
+from stenopool.models.catalogue import shown
 from stenopool.pipeline import keys
 from stenopool.pipeline.events import event
 from stenopool.pipeline.job import ANY_DEVICE, COMMIT, Group, Job, changes, generation_of, numbered
@@ -267,7 +268,7 @@ def parsed_sidecar(document: bytes) -> dict[str, Any]:
             raise UsageError(f"`{name}` is not text", do="Give a name")
     # No worker could be started for them, so no job would ever say what is wrong.
     if os.sep not in (model := said.get("model", os.sep)):
-        entry(model)
+        said["model"] = Store().pinned(model)
     if (device := said.get("device", ANY_DEVICE)) not in (ANY_DEVICE, *DEVICES):
         raise UsageError(f"no such device: `{shown(device)}`", do="Use `auto`, `cpu` or `cuda`")
     if "formats" in said:

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from stenopool.decoding.options import Options
 from stenopool.errors import Defect, StenoError, UnknownName, UnsupportedOption
-from stenopool.models.catalogue import CATALOGUE
+from stenopool.models import CATALOGUE, Store
 from stenopool.pipeline.job import Group, changes
 from stenopool.service.access import Caller, caller
 from stenopool.service.answers import Format, document, logprob
@@ -135,7 +135,7 @@ async def model(
     name: str, request: Request, who: Annotated[Caller, Depends(caller("transcribe"))]
 ) -> dict[str, Any]:
     """One of them."""
-    if name not in ALIASES and name not in _names():
+    if name not in ALIASES and name not in _names() and not Store().registry.has(name):
         raise _no_model(name)
     return _model(name)
 
@@ -225,13 +225,15 @@ def group_of(request: HTTPConnection, model: str) -> Group:
     group: Group = request.app.state.default
     if model in ALIASES or model == group.model:
         return group
-    if model not in _names():
+    store = Store()
+    if model not in _names() and not store.registry.has(model):
         raise _no_model(model)
-    return Group(model, group.engine, group.device)
+    return Group(store.pinned(model), group.engine, group.device)
 
 
 def _names() -> list[str]:
-    return [name for name, entry in CATALOGUE.items() if entry.kind == "whisper"]
+    known = [name for name, entry in CATALOGUE.items() if entry.kind == "whisper"]
+    return [*known, *map(str, Store().registry.all())]
 
 
 def _no_model(name: str) -> UnknownName:

@@ -22,6 +22,7 @@ from stenopool.training.examples import Bad, bad_items
 from stenopool.training.extras import PACKAGES, check_extras
 from stenopool.training.labels import LabelledWindow, labelled
 from stenopool.training.options import that_matter
+from stenopool.training.provenance import filter_report, licences
 from stenopool.training.sequences import Sequences
 from stenopool.training.setting import (
     HYPERPARAMETERS,
@@ -111,6 +112,8 @@ def train_distil(
         }
         told = {
             **record,
+            "licences": licences(learned),
+            "filter": filter_report(train),
             **parameters(task.model),
             "shape": asdict(known.weights.shape),
             "versions": versions(),

@@ -20,6 +20,7 @@ from stenopool.training.examples import (
 )
 from stenopool.training.extras import check_extras
 from stenopool.training.options import CtcOptions, that_matter
+from stenopool.training.provenance import licences
 from stenopool.training.setting import (
     HYPERPARAMETERS,
     Outcome,
@@ -98,6 +99,7 @@ def train_ctc(
     }
     told = {
         **record,
+        "licences": licences(learned.recordings),
         **parameters(model),
         "versions": versions(),
         "device": str(accelerator.device),
