@@ -16,7 +16,7 @@ from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Hypothesis, Search
 from stenopool.engines.openvino import OpenVINOEngine, batch
 from stenopool.engines.openvino.batch import Batch, Decoding
-from stenopool.engines.openvino.search import strategy
+from stenopool.engines.search import strategy
 from stenopool.errors import EngineFailed
 
 WINDOWS = 5

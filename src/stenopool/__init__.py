@@ -44,7 +44,7 @@ __all__ = [
 def transcribe(
     path: str | Path,
     *,
-    model: str | Path = "base",
+    model: str | Path | None = None,
     progress: Callable[[float, float | None], None] | None = None,
     **options: Any,  # noqa: ANN401  the fields of `Options`
 ) -> Transcript:
@@ -54,7 +54,8 @@ def transcribe(
 
     Args:
         path: any audio or video file that FFmpeg reads.
-        model: catalogue name, pulled on first use, or a folder with a converted model.
+        model: name of the catalogue, pulled on first use, or of a registered model; or a folder.
+            `None` is the default of this machine: `base`, until another is promoted.
         progress: called with the seconds that are done and the seconds that the file claims to have
             (`None` when it claims nothing); what it raises stops the transcription.
         options: fields of `Options`, such as `language="en"` or `hotwords="Stenopool"`.
@@ -70,7 +71,7 @@ def transcribe(
 def stream(
     path: str | Path,
     *,
-    model: str | Path = "base",
+    model: str | Path | None = None,
     **options: Any,  # noqa: ANN401  the fields of `Options`
 ) -> Iterator[Segment]:
     """The segments of one recording, each as soon as it is ready. Arguments as for `transcribe`."""
@@ -84,9 +85,11 @@ def _each(segments: Iterable[Segment]) -> Iterator[Segment]:
     yield from segments
 
 
-def _transcriber(model: str | Path) -> Transcriber:
+def _transcriber(model: str | Path | None) -> Transcriber:
+    from stenopool.models import Store
+
     with _LOADING:  # else threads that begin together would each load it
-        return _loaded(model)
+        return _loaded(Store().default() if model is None else model)
 
 
 _LOADING = Lock()

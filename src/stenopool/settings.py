@@ -26,7 +26,10 @@ class Settings(BaseSettings):
     models_dir: Annotated[Path, AfterValidator(Path.expanduser)] = (
         user_cache_path("stenopool") / "models"
     )
-    """Folder that pulled models are kept in."""
+    """Folder that pulled and registered models are kept in."""
+
+    model: str = ""
+    """The model where none is named. Empty is the one that was promoted, and `base` before that."""
 
     compiled_dir: Annotated[Path, AfterValidator(Path.expanduser)] = (
         user_cache_path("stenopool") / "compiled"
@@ -45,6 +48,18 @@ class Settings(BaseSettings):
 
     ctc_precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """What CTC models are multiplied in. `auto` is bfloat16 where the CPU has it, else float32."""
+
+    attention: Literal["sdpa", "eager", "flash"] = "sdpa"
+    """How the PyTorch engine computes attention: PyTorch's own choice (`sdpa`), written out
+    (`eager`), or Flash Attention 2 (`flash`), which needs CUDA and 16 bits."""
+
+    torch_precision: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"] = "auto"
+    """Of the PyTorch engine's weights. `auto` is float16 on CUDA, else float32; `int4` is for CUDA,
+    and on CUDA `int8` and `int4` need the package `bitsandbytes`."""
+
+    torch_compile: bool = False
+    """Let the PyTorch engine compile kernels of its own with `torch.compile`. The first windows
+    then take a minute longer, and on CPUs a C++ compiler is needed."""
 
     database: str = ""
     """URL of the database for jobs: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`. Empty is a

@@ -26,6 +26,7 @@ from stenopool.cli import (
     jobs,
     models,
     pseudo_label,
+    registry,
     run,
     serve,
     train,
@@ -63,6 +64,10 @@ app.add_typer(train.app, name="train")
 app.command("align")(align.align)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
+models.app.command("add")(registry.add)
+models.app.command("remove")(registry.remove)
+models.app.command("promote")(registry.promote)
+models.app.command("demote")(registry.demote)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

@@ -17,6 +17,7 @@ import typer
 
 from stenopool.cli.console import emit, emit_json
 from stenopool.cli.models import store
+from stenopool.cli.options import ModelName
 from stenopool.errors import EngineMissing, OutputUnwritable, StenoError, UnknownName
 
 PACKAGES = ("av", "numpy", "tokenizers")
@@ -26,7 +27,7 @@ ENGINES = {
 }
 OPTIONAL = {
     "matplotlib": "`steno evaluate`: pip install 'stenopool[evaluate]'",
-    "torch": "training: pip install 'stenopool[train]'",
+    "torch": "training and `--engine torch`: pip install 'stenopool[train]'",
 }
 ROOMY_BYTES = 2 << 30
 
@@ -46,7 +47,7 @@ class Finding:
 
 def doctor(
     *,
-    model: Annotated[str, typer.Option("--model", help="Name or folder to check.")] = "base",
+    model: ModelName,
     json_lines: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Check this machine: packages, engine and precision, models, disk."""

@@ -23,7 +23,15 @@ from stenopool.cli.console import (
     report_pull,
     say,
 )
-from stenopool.cli.options import DeviceName, Quiet, Threads, with_options
+from stenopool.cli.options import (
+    Assistant,
+    Attention,
+    DeviceName,
+    Quiet,
+    Threads,
+    default_model,
+    with_options,
+)
 from stenopool.decoding.languages import AUTO
 from stenopool.decoding.options import Options
 from stenopool.errors import UnknownName
@@ -81,6 +89,8 @@ def evaluate(
     engine: Engines = None,
     device: DeviceName = "auto",
     threads: Threads = 0,
+    attention: Attention = "",
+    assistant: Assistant = "",
     condition: Conditions = None,
     form: Form = SHORT,
     limit: Limit = None,
@@ -97,8 +107,16 @@ def evaluate(
     from stenopool.evaluation.systems import ours
 
     conditions = _checked(condition or [], form, report)
-    pairs = dict.fromkeys(product(model or ["base"], engine or [AUTO]))
-    one_for = partial(ours, device=device, threads=threads, options=options, report=report_pull)
+    pairs = dict.fromkeys(product(model or [default_model()], engine or [AUTO]))
+    one_for = partial(
+        ours,
+        device=device,
+        threads=threads,
+        options=options,
+        report=report_pull,
+        attention=attention,
+        assistant=assistant,
+    )
     systems = [one_for(name, engine=on) for name, on in pairs]
     with tempfile.TemporaryDirectory(prefix="stenopool-") as folder:
         recordings = _recordings(sources, Path(folder), form, limit, quiet=quiet)

@@ -16,10 +16,41 @@ from stenopool.decoding.options import Options
 if TYPE_CHECKING:
     from stenopool.decoding.transcriber import Transcriber
 
-EngineName = Annotated[str, typer.Option("--engine", help="`auto`, `openvino` or `ctranslate2`.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="`auto`, `openvino`, `ctranslate2` or `torch`.")
+]
 DeviceName = Annotated[str, typer.Option("--device", help="`auto`, `cpu` or `cuda`.")]
+
+
+def default_model() -> str:
+    """The model where nobody names one; see `Store.default`."""
+    from stenopool.models import Store
+
+    return Store().default()
+
+
 ModelName = Annotated[
-    str, typer.Option("--model", help="Name (see `steno models list`) or folder of a model.")
+    str,
+    typer.Option(
+        "--model",
+        default_factory=default_model,
+        show_default="base, until another is promoted",
+        help="Name (see `steno models list`) or folder of a model.",
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention", help="Of the PyTorch engine: `sdpa` (default), `eager` or `flash`."
+    ),
+]
+Assistant = Annotated[
+    str,
+    typer.Option(
+        "--assistant",
+        help="Smaller model that drafts what the model checks: the same text, sooner "
+        "(`--engine torch`).",
+    ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0 is all.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no talk on stderr.")]
@@ -51,7 +82,16 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def loaded(model: str, options: Options, *, engine: str, device: str, threads: int) -> Transcriber:
+def loaded(
+    model: str,
+    options: Options,
+    *,
+    engine: str,
+    device: str,
+    threads: int,
+    attention: str = "",
+    assistant: str = "",
+) -> Transcriber:
     """The transcriber that a command asks for, with its options checked before any work.
 
     Raises:
@@ -60,7 +100,13 @@ def loaded(model: str, options: Options, *, engine: str, device: str, threads: i
     from stenopool.decoding.transcriber import Transcriber
 
     transcriber = Transcriber(
-        model, engine=engine, device=device, threads=threads, report=report_pull
+        model,
+        engine=engine,
+        device=device,
+        threads=threads,
+        report=report_pull,
+        attention=attention,
+        assistant=assistant or None,
     )
     transcriber.resolved(options)
     return transcriber

@@ -21,6 +21,8 @@ from stenopool.cli.console import (
     say,
 )
 from stenopool.cli.options import (
+    Assistant,
+    Attention,
     DeviceName,
     EngineName,
     ModelName,
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
 def transcribe(
     *,
     paths: Annotated[list[Path], typer.Argument(help="Audio or video files.", metavar="PATH")],
-    model: ModelName = "base",
+    model: ModelName,
     engine: EngineName = "auto",
     device: DeviceName = "auto",
     threads: Threads = 0,
+    attention: Attention = "",
+    assistant: Assistant = "",
     format: Annotated[
         list[str] | None,
         typer.Option("--format", "-f", help="txt (default), srt, vtt, tsv or json; repeatable."),
@@ -81,7 +85,15 @@ def transcribe(
     target = Target(tuple(dict.fromkeys(format or ["txt"])), output_dir, json_lines, quiet)
     target.check(paths)
     with ProgressBar(quiet=quiet) as bar:
-        transcriber = loaded(model, options, engine=engine, device=device, threads=threads)
+        transcriber = loaded(
+            model,
+            options,
+            engine=engine,
+            device=device,
+            threads=threads,
+            attention=attention,
+            assistant=assistant,
+        )
         if candidates:  # refused before any work
             transcriber.family.alternatives(transcriber.resolved(options), candidates)
         results = zip(paths, _results(paths, transcriber, options, bar), strict=True)

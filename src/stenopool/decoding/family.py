@@ -13,6 +13,7 @@ from stenopool.decoding.batching import Reader
 from stenopool.decoding.language import Language
 from stenopool.decoding.options import Options
 from stenopool.decoding.readings import Reading
+from stenopool.errors import UnsupportedOption
 from stenopool.models import LocalModel
 
 
@@ -122,16 +123,30 @@ class Family(Protocol):
         ...
 
 
-def load(model: LocalModel, choice: engines.Choice, *, given: bool) -> Family:
+def load(
+    model: LocalModel,
+    choice: engines.Choice,
+    *,
+    given: bool,
+    assistant: LocalModel | None = None,
+) -> Family:
     """A model, ready for use: its files say of which kind it is.
 
     Args:
         choice: of the engine.
         given: the user asked for this engine or device; else another may suit the model.
+        assistant: for speculative decoding.
 
     Raises:
         EngineMissing, EngineFailed, ModelDamaged: by name.
+        UsageError: model, engine and assistant do not go together.
     """
+    for one in (model, assistant):
+        if assistant and one and one.kind != "whisper":
+            raise UnsupportedOption(
+                f"`{one.name}` is no Whisper model; only those have, or are, assistants",
+                do="Leave out the assistant, or choose Whisper models",
+            )
     if model.kind == "ctc":
         from stenopool.decoding.ctc.family import CtcFamily
 
@@ -140,4 +155,5 @@ def load(model: LocalModel, choice: engines.Choice, *, given: bool) -> Family:
         return CtcFamily.load(model.folder, engines.load_ctc(model.folder, choice))
     from stenopool.decoding.whisper import WhisperFamily
 
-    return WhisperFamily.load(model, engines.load(model.folder, choice))
+    folder = assistant.folder if assistant else None
+    return WhisperFamily.load(model, engines.load(model.folder, choice, folder))

@@ -39,31 +39,38 @@ class Transcriber:
     """One model, loaded once, for any number of recordings; safe to use from several threads.
 
     Args:
-        model: catalogue name, or a folder with a model: Whisper in CTranslate2's layout, or
-            wav2vec 2.0 with a CTC head in that of Transformers.
+        model: name of the catalogue or of a registered model, or a folder with a model: Whisper in
+            CTranslate2's layout, or wav2vec 2.0 with a CTC head in that of Transformers. `None` is
+            the default of this machine.
         engine: name, or `auto`.
         device: `cpu`, `cuda` or `auto`.
         threads: cores to use; 0 is all that this process may use.
         store: where models are; by default the folder of the settings.
         report: told of the progress when a model is pulled.
+        attention: of the PyTorch engine: `sdpa`, `eager` or `flash`; empty is that of the settings.
+        assistant: a smaller model that drafts what the model then checks (speculative decoding);
+            the PyTorch engine only.
 
     Raises:
         UnknownName, ModelError, EngineError: by name.
+        UsageError: the assistant has other tokens than the model, or the engine takes none.
     """
 
     def __init__(
         self,
-        model: str | Path = "base",
+        model: str | Path | None = None,
         *,
         engine: str = engines.AUTO,
         device: str = engines.AUTO,
         threads: int = 0,
         store: Store | None = None,
         report: Report | None = None,
+        attention: str = "",
+        assistant: str | Path | None = None,
     ) -> None:
-        choice = engines.choose(engine, device, threads)
+        choice = engines.choose(engine, device, threads, attention)
         store = store or Store()
-        self.model = store.resolve(model, report=report)
+        self.model = store.resolve(store.default() if model is None else model, report=report)
         if self.model.kind == "vad":
             raise UnsupportedOption(
                 f"`{self.model.name}` detects voice activity, it does not transcribe",
@@ -71,7 +78,10 @@ class Transcriber:
             )
         self.detector = SpeechDetector(store.resolve(DETECTOR, report=report).weights)
         self.family = family.load(
-            self.model, choice, given=engine != engines.AUTO or device == "cuda"
+            self.model,
+            choice,
+            given=engine != engines.AUTO or device == "cuda",
+            assistant=store.resolve(assistant, report=report) if assistant else None,
         )
         self.info = ModelInfo(
             self.model.name, self.model.sha256, self.engine.name, self.engine.precision

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stenopool.errors import EngineMissing, UnknownName
+from stenopool.errors import EngineMissing, UnknownName, UnsupportedOption
 from stenopool.settings import settings
 
 if TYPE_CHECKING:
@@ -17,32 +17,47 @@ if TYPE_CHECKING:
     from stenopool.engines.ctc import CtcEngine
 
 AUTO = "auto"
-ENGINES = ("openvino", "ctranslate2")
+ENGINES = ("openvino", "ctranslate2", "torch")
 DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An engine, how it would run, and why it was chosen."""
+    """An engine, how it would run, and why it was chosen.
+
+    Attributes:
+        attention: of the PyTorch engine; others have one each.
+    """
 
     engine: str
     device: str
     precision: str
     threads: int
     why: str
+    attention: str = ""
 
 
-def choose(engine: str = AUTO, device: str = AUTO, threads: int = 0) -> Choice:
+def choose(engine: str = AUTO, device: str = AUTO, threads: int = 0, attention: str = "") -> Choice:
     """The engine and device for this machine; `threads` 0 is one for each usable core, and no
     more than those are ever used.
 
+    Args:
+        attention: of the PyTorch engine; empty is that of the settings.
+
     Raises:
-        UnknownName: no such engine or device.
+        UnknownName: no such engine, device or attention.
         EngineMissing: it was asked for and is not there.
+        UnsupportedOption: another engine was told an attention.
     """
     _known("engine", engine, ENGINES)
     _known("device", device, DEVICES)
+    if engine != "torch" and attention:
+        raise UnsupportedOption(
+            "`attention` is an option of the PyTorch engine", do="Use `--engine torch`"
+        )
     cores = min(threads or settings().threads or usable_cores(), usable_cores())
+    if engine == "torch":
+        return _torch(device, cores, attention)
     if engine == "openvino":
         return _openvino(device, cores, "it was asked for")
     if engine == AUTO and device != "cuda" and not _cuda_wanted(device) and _suits_openvino():
@@ -92,12 +107,42 @@ def _ctranslate2(device: str, cores: int) -> Choice:
     return Choice("ctranslate2", "cpu", "int8", cores, why)
 
 
-def load(folder: Path, choice: Choice) -> Engine:
+def _torch(device: str, cores: int, attention: str) -> Choice:
+    if not _installed("torch"):
+        raise EngineMissing("PyTorch is not installed", do="Run `pip install 'stenopool[train]'`")
+    from stenopool.engines.torch.choosing import chosen
+
+    device, precision, attention = chosen(device, attention)
+    return Choice("torch", device, precision, cores, "it was asked for", attention)
+
+
+def load(folder: Path, choice: Choice, assistant: Path | None = None) -> Engine:
     """Load a Whisper model's files.
+
+    Args:
+        assistant: folder of the model that drafts, for speculative decoding.
 
     Raises:
         EngineMissing, ModelDamaged: see the engine.
+        UnsupportedOption: the engine can do nothing with an assistant.
     """
+    if choice.engine == "torch":
+        from stenopool.engines.torch import TorchEngine
+
+        return TorchEngine(
+            folder,
+            device=choice.device,
+            precision=choice.precision,
+            attention=choice.attention,
+            threads=choice.threads,
+            compiled=settings().torch_compile,
+            assistant=assistant,
+        )
+    if assistant:
+        raise UnsupportedOption(
+            f"the engine `{choice.engine}` takes no assistant",
+            do="Use `--engine torch`, or leave out `--assistant`",
+        )
     if choice.engine == "openvino":
         from stenopool.engines.openvino import OpenVINOEngine
 

@@ -231,6 +231,8 @@ def ours(
     name: str | None = None,
     patience: float | None = None,
     report: Report | None = None,
+    attention: str = "",
+    assistant: str = "",
 ) -> System:
     """Stenopool itself.
 
@@ -243,6 +245,7 @@ def ours(
         name: for tables; by default `stenopool`, the model and the engine.
         patience: seconds to wait for the model or for one answer; `None` is for ever.
         report: told of the progress when the model is pulled.
+        attention, assistant: see `Transcriber`; empty is none.
     """
     threads = threads or usable_cores()
     given = {
@@ -252,22 +255,24 @@ def ours(
         "device": device,
         "threads": threads,
         "options": asdict(options or Options()),
+        "attention": attention,
+        "assistant": assistant,
     }
 
     suffix = "" if engine == AUTO else f" {engine}"
     return System(
         name or f"stenopool {model}{suffix}",
         Recipe("stenopool.evaluation.worker:ours", given, threads),
-        before=lambda: _pulled(model, report),
+        before=lambda: _pulled([model, *([assistant] if assistant else [])], report),
         patience=patience,
     )
 
 
-def _pulled(model: str | Path, report: Report | None) -> dict[str, Any]:
+def _pulled(models: Sequence[str | Path], report: Report | None) -> dict[str, Any]:
     """The process itself must not reach the network."""
     from stenopool.models import DETECTOR, Store
 
-    for one in (model, DETECTOR):
+    for one in (*models, DETECTOR):
         Store().resolve(one, report=report)
     return {}
 

@@ -159,19 +159,34 @@ class Ours:
 
 
 def ours(
-    *, model: str, folder: bool, engine: str, device: str, threads: int, options: dict[str, Any]
+    *,
+    model: str,
+    folder: bool,
+    engine: str,
+    device: str,
+    threads: int,
+    options: dict[str, Any],
+    attention: str = "",
+    assistant: str = "",
 ) -> Ours:
     """Stenopool's recogniser; see `systems.ours`."""
     from stenopool.decoding.options import Options
     from stenopool.decoding.transcriber import Transcriber
 
     transcriber = Transcriber(
-        Path(model) if folder else model, engine=engine, device=device, threads=threads
+        Path(model) if folder else model,
+        engine=engine,
+        device=device,
+        threads=threads,
+        attention=attention,
+        assistant=assistant or None,
     )
     chosen = Options.of(**options)
     info = transcriber.info
     beam = transcriber.resolved(chosen).beam_size
     detail = f"{info.engine} {info.precision}, beam {beam}"
+    if assistant:
+        detail += f", assistant {assistant}"
     return Ours(detail, ("stenopool", info.engine), transcriber, chosen)
 
 

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from stenopool.engines.base import Hypothesis
 from stenopool.engines.openvino.memory import Room
-from stenopool.engines.openvino.search import Next, Special, Strategy
+from stenopool.engines.rules import Next
+from stenopool.engines.search import Strategy
+from stenopool.engines.special import Special
 from stenopool.errors import EngineFailed
 
 UNHEARD = -1e9  # added to the scores of what is not attended to

@@ -14,8 +14,8 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from stenopool.audio.features import FRAMES_PER_SECOND, WINDOW_FRAMES, Features
+from stenopool.engines.alignment import starts
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
-from stenopool.engines.openvino.alignment import starts
 from stenopool.engines.openvino.batch import UNHEARD, Batch, Decoding, failures, infer
 from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.decoder import aligner, writer
@@ -24,9 +24,9 @@ from stenopool.engines.openvino.graph import Parts
 from stenopool.engines.openvino.groups import Groups, groups_of
 from stenopool.engines.openvino.memory import Room, Rooms, give_back_freed_memory
 from stenopool.engines.openvino.processor import FLOAT32, INT8, has_bfloat16
-from stenopool.engines.openvino.search import LanguageShares, Special, Strategy, strategy
-from stenopool.engines.openvino.special import special_tokens
 from stenopool.engines.openvino.turns import Turns
+from stenopool.engines.search import LanguageShares, Strategy, strategy
+from stenopool.engines.special import Special, special_tokens
 from stenopool.errors import EngineFailed
 from stenopool.models.weights import AUDIO_POSITIONS, WhisperWeights, read_weights
 

@@ -1,4 +1,4 @@
-"""The search for a window's tokens: beams or samples, under Whisper's rules for timestamps.
+"""The search for a window's tokens: greedy, beams or samples, under Whisper's rules for timestamps.
 
 A strategy holds the hypotheses of one window. It is shown what the model says of the next token and
 answers which hypotheses go on, and with which tokens; windows that are done leave the batch.
@@ -10,54 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stenopool.engines.base import Hypothesis, Search
-
-LATEST_FIRST_TIMESTAMP = 50  # steps of 20 ms, as in the paper's code: text begins within 1 s
+from stenopool.engines.rules import Choice, Next, Rules
+from stenopool.engines.special import Special
 
 SPREAD = 1.2  # natural logarithm
 ALIKE = 2  # tokens
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Special:
-    """Token ids that decoding needs to know; those of text are all below `end`."""
-
-    start: int
-    end: int
-    no_speech: int
-    no_timestamps: int
-    languages: dict[str, int]
-    suppressed: tuple[int, ...]
-    suppressed_first: tuple[int, ...]
-
-    @property
-    def first_timestamp(self) -> int:
-        return self.no_timestamps + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Next:
-    """What the model says of the next token of some rows; see `decoder.writer`."""
-
-    ids: NDArray[np.int32]  # (rows, candidates)
-    logits: Floats  # (rows, candidates)
-    mass: Floats  # (rows,)
-    specials: Floats  # (rows, vocabulary - end)
-
-    def of(self, rows: slice) -> Next:
-        """The same of some of the rows."""
-        return Next(self.ids[rows], self.logits[rows], self.mass[rows], self.specials[rows])
-
-    def special_shares(self, token: int) -> NDArray[np.float64]:
-        """The probability of a special token, by its number from the end token on, in each row."""
-        total = np.logaddexp(
-            self.mass, np.logaddexp.reduce(self.specials, axis=1, dtype=np.float64)
-        )
-        return np.asarray(np.exp(self.specials[:, token] - total), dtype=np.float64)
 
 
 class Strategy(Protocol):
@@ -77,14 +36,6 @@ class Strategy(Protocol):
     def best(self, no_speech_prob: float) -> Hypothesis: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """The tokens that may follow one hypothesis, in no order: ids and log-probabilities."""
-
-    ids: NDArray[np.int64]
-    logprobs: NDArray[np.float64]
-
-
 @dataclass(slots=True)
 class _Path:
     """A hypothesis: its tokens without prompt, with their log-probabilities."""
@@ -101,69 +52,36 @@ class _Path:
         return self.total / max(1, len(self.logprobs))
 
 
-class Rules:
-    """Which tokens may follow which.
+class Greedy:
+    """The most probable token at each step."""
 
-    Args:
-        timestamps: whether the text has them.
-    """
+    def __init__(self, rules: Rules, special: Special) -> None:
+        self._rules, self._end = rules, special.end
+        self._path = _Path()
+        self.tokens: list[int] = []
+        self.parents = [0]
+        self.done = False
 
-    def __init__(self, special: Special, *, timestamps: bool) -> None:
-        self._special, self._timestamps = special, timestamps
+    @property
+    def path(self) -> tuple[int, ...]:
+        """The tokens so far, without prompt."""
+        return self._path.tokens
 
-    def choices(self, following: Next, row: int, so_far: tuple[int, ...]) -> Choices:
-        """The candidates after a hypothesis, with log-probabilities over all that is allowed."""
-        special = self._special
-        ids, logits = following.ids[row].astype(np.int64), following.logits[row].astype(np.float64)
-        mass, end = float(following.mass[row]), float(following.specials[row, 0])
-        if not so_far:
-            first = np.isin(ids, special.suppressed_first)
-            logits = np.where(first, -np.inf, logits)
-            end = -np.inf if special.end in special.suppressed_first else end
-        if not self._timestamps:
-            total = np.logaddexp(mass, end)
-            return Choices(np.append(ids, special.end), np.append(logits, end) - total)
-        stamps = self._stamps(following, row, so_far)
-        stamp_mass = _log_sum(stamps)
-        text, ending = self._text_and_end(so_far)
-        rivals = [*(logits.tolist() if text else ()), *([end] if ending else ())]
-        if stamp_mass > max(rivals, default=-np.inf):
-            text = ending = False
-        parts = [(ids, logits, mass)] if text else []
-        parts += [(np.array([special.end]), np.array([end]), end)] if ending else []
-        order = np.argsort(-stamps)[: len(ids)]
-        parts.append((order + special.first_timestamp, stamps[order], stamp_mass))
-        total = _log_sum(np.array([part[2] for part in parts]))
-        return Choices(
-            np.concatenate([part[0] for part in parts]),
-            np.concatenate([part[1] for part in parts]) - total,
-        )
+    def advance(self, following: Next) -> None:
+        self.take(self.best_of(following))
 
-    def _text_and_end(self, so_far: tuple[int, ...]) -> tuple[bool, bool]:
-        """Whether text, and the end, may follow: after one timestamp comes its partner, or the end;
-        a text begins with a timestamp."""
-        if not so_far:
-            return False, False
-        first = self._special.first_timestamp
-        alone = so_far[-1] >= first and not (len(so_far) < 2 or so_far[-2] >= first)
-        return not alone, True
+    def best_of(self, following: Next) -> Choice:
+        """What `advance` would take."""
+        return self._rules.best(following, 0, self._path.tokens)
 
-    def _stamps(self, following: Next, row: int, so_far: tuple[int, ...]) -> NDArray[np.float64]:
-        """Logits of the timestamps; those that may not come are minus infinity."""
-        special = self._special
-        stamps = following.specials[row, special.first_timestamp - special.end :].astype(np.float64)
-        if not so_far:
-            stamps[LATEST_FIRST_TIMESTAMP + 1 :] = -np.inf
-            return stamps
-        given = [token for token in so_far if token >= special.first_timestamp]
-        last = so_far[-1] >= special.first_timestamp
-        before = len(so_far) < 2 or so_far[-2] >= special.first_timestamp
-        if last and before:
-            stamps[:] = -np.inf  # a pair is complete
-        elif given:
-            again = last and not before
-            stamps[: given[-1] - special.first_timestamp + (0 if again else 1)] = -np.inf
-        return stamps
+    def take(self, choice: Choice) -> None:
+        """Go on with a token."""
+        self._path = self._path.followed_by(choice.token, choice.logprob)
+        self.done = choice.token == self._end
+        self.tokens = [] if self.done else [choice.token]
+
+    def best(self, no_speech_prob: float) -> Hypothesis:
+        return _hypothesis(self._path, self._end, no_speech_prob)
 
 
 class Beams:
@@ -284,6 +202,8 @@ def strategy(special: Special, search: Search, *, timestamps: bool) -> Strategy:
     rules = Rules(special, timestamps=timestamps)
     if search.temperature > 0:
         return Samples(rules, special, search)
+    if search.beam_size == 1:
+        return Greedy(rules, special)
     return Beams(rules, special, search.beam_size)
 
 
@@ -296,10 +216,3 @@ def _hypothesis(path: _Path, end: int, no_speech_prob: float) -> Hypothesis:
         no_speech_prob=no_speech_prob,
         probabilities=tuple(float(np.exp(one)) for one in path.logprobs[:count]),
     )
-
-
-def _log_sum(logits: NDArray[np.float64]) -> float:
-    highest = float(logits.max())
-    if highest == -np.inf:
-        return highest
-    return highest + float(np.log(np.exp(logits - highest).sum()))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from stenopool.engines.openvino.alignment import MEDIAN_WIDTH, _smoothed, starts
+from stenopool.engines.alignment import MEDIAN_WIDTH, _smoothed, starts
 
 # Small whole numbers: sums are exact, and equal ways are frequent.
 matrices = arrays(

@@ -1,4 +1,4 @@
-"""The search of the OpenVINO engine, shown what a model might say; no model is loaded."""
+"""The search of the engines, shown what a model might say; no model is loaded."""
 
 from __future__ import annotations
 
@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stenopool.engines.base import Search
-from stenopool.engines.openvino.search import (
-    LATEST_FIRST_TIMESTAMP,
-    SPREAD,
-    Beams,
-    Choices,
-    Next,
-    Rules,
-    Samples,
-    Special,
-    strategy,
-)
+from stenopool.engines.rules import LATEST_FIRST_TIMESTAMP, Choices, Next, Rules
+from stenopool.engines.search import SPREAD, Beams, Greedy, Samples, strategy
+from stenopool.engines.special import Special
 
 END, NO_SPEECH, STAMP = 100, 102, 104  # STAMP + n is the timestamp of n steps
 STAMPS, CANDIDATES = 120, 4
@@ -358,4 +350,5 @@ def test_most_probable_sample_is_the_result() -> None:
 
 def test_temperature_decides_between_beams_and_samples() -> None:
     assert isinstance(strategy(SPECIAL, Search(temperature=0.2), timestamps=True), Samples)
-    assert isinstance(strategy(SPECIAL, Search(beam_size=1), timestamps=True), Beams)
+    assert isinstance(strategy(SPECIAL, Search(beam_size=1), timestamps=True), Greedy)
+    assert isinstance(strategy(SPECIAL, Search(beam_size=2), timestamps=True), Beams)
