@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -90,6 +90,7 @@ def served(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     instant: bool = False,
+    wrapper: Sequence[str] = (),
     most_file_bytes: int = resource.RLIM_INFINITY,
 ) -> Iterator[Server]:
     """A server in a process of its own, as users run it, until the context ends.
@@ -99,6 +100,7 @@ def served(
         arguments: more options of `steno serve`.
         environment: more variables.
         instant: with workers that need no model.
+        wrapper: command that runs it.
         most_file_bytes: after which its disk is full.
     """
     for name in ("bucket", "tmp"):
@@ -115,7 +117,9 @@ def served(
         **(environment or {}),
     }
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, *given], env=variables, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*wrapper, *command, *given], env=variables, stdout=log, stderr=log
+        )
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_file_bytes, most_file_bytes))
         server = Server(port, folder, process)
         try:

@@ -1,0 +1,41 @@
+"""Traces of requests, as the documentation says to make them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from serving import served
+
+INSTRUMENT = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+TO_THE_CONSOLE = {
+    "OTEL_SERVICE_NAME": "speech",
+    "OTEL_TRACES_EXPORTER": "console",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+}
+
+
+def test_each_request_is_a_span_of_a_trace_without_content(tmp_path: Path) -> None:
+    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traced = served(tmp_path, instant=True, environment=TO_THE_CONSOLE, wrapper=(INSTRUMENT,))
+    with traced as server, server.client() as client:
+        client.get("/v1/models", headers={"traceparent": caller}).raise_for_status()
+        client.post("/v1/jobs", content=b"secret", headers={"Content-Type": "audio/wav"})
+    found = {one["name"]: one for one in spans(server.log)}
+    assert found["GET /v1/models"]["context"]["trace_id"] == f"0x{caller.split('-')[1]}"
+    assert found["POST /v1/jobs"]["resource"]["attributes"]["service.name"] == "speech"
+    assert "secret" not in server.log
+
+
+def spans(log: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects among other lines."""
+    decoder = json.JSONDecoder()
+    at = log.find("{\n")
+    while at >= 0:
+        found, end = decoder.raw_decode(log, at)
+        yield found
+        at = log.find("{\n", end)
