@@ -24,6 +24,7 @@ from stenopool.errors import Defect
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing
 
 TINY = ("--model", "tiny.en")
+ALONE = {"attention": "", "assistant": None}
 SECONDS = 3.2  # of speech: its first five words and no more
 
 # A value other than the default for each option, and how a command line says it.
@@ -440,14 +441,14 @@ def test_without_options_the_defaults_arrive(spy: Spy, here_spied: InProcess) ->
     here_spied("transcribe", "a.wav")
     assert spy.options == [Options()]
     choices = {"engine": "auto", "device": "auto", "threads": 0, "report": report_pull}
-    assert spy.made == [("base", choices)]
+    assert spy.made == [("base", {**choices, **ALONE})]
 
 
 def test_choice_of_engine_arrives(spy: Spy, here_spied: InProcess) -> None:
     arguments = ["--engine", "ctranslate2", "--device", "cpu", "--threads", "3", "--model", "small"]
     here_spied("transcribe", "a.wav", "b.wav", *arguments)
     choices = {"engine": "ctranslate2", "device": "cpu", "threads": 3, "report": report_pull}
-    assert spy.made == [("small", choices)]
+    assert spy.made == [("small", {**choices, **ALONE})]
     assert len(spy.options) == 1  # both share batches
 
 

@@ -509,9 +509,10 @@ def test_options_that_vanish_while_they_are_read_are_none(bucket: FolderBucket, 
 
 def test_options_are_checked_like_those_of_a_command() -> None:
     said = {"language": "German", "temperatures": [0, 0.5], "formats": ["json"]}
-    for more in ({}, {"model": "turbo"}, {"model": "/models/ours"}, {"device": "auto"}):
+    for more in ({}, {"model": "small"}, {"model": "/models/ours"}, {"device": "auto"}):
         document = json.dumps({**said, **more}).encode()
         assert parsed_sidecar(document) == {**said, **more, "formats": ("json",)}
+    assert parsed_sidecar(b'{"model": "turbo"}') == {"model": "large-v3-turbo"}
     with pytest.raises(UsageError, match="not a JSON object") as caught:
         parsed_sidecar(b"[]")
     assert "language" in caught.value.do
