@@ -69,6 +69,7 @@ def last(output: Path) -> Path:
     return max((output / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_to_the_same_bytes(place: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = started(place, output)

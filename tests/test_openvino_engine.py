@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import ctranslate2
@@ -27,6 +28,7 @@ SECONDS = 11.0
 WINDOWS = 4
 PRECISIONS = ("float32", "bfloat16", "int8")
 GREEDY, BEAM = Search(beam_size=1), Search(beam_size=5)
+LATER = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +215,9 @@ def test_tokens_begin_where_ctranslate2_says(
 # --- batches ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("search", [GREEDY, BEAM, Search(temperature=0.6, best_of=3)])
+@pytest.mark.parametrize(
+    "search", [GREEDY, *map(LATER, (BEAM, Search(temperature=0.6, best_of=3)))]
+)
 def test_window_is_heard_the_same_whatever_is_beside_it(
     exact: OpenVINOEngine, features: Features, vocabulary: Vocabulary, search: Search
 ) -> None:
@@ -263,6 +267,7 @@ def test_short_window_is_heard_as_ctranslate2_hears_it(
     assert np.abs(found.starts - expected.starts).max() < 0.1
 
 
+@pytest.mark.slow
 def test_calls_from_threads_give_the_same_as_alone(
     folder: Path, features: Features, vocabulary: Vocabulary
 ) -> None:

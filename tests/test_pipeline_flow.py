@@ -135,6 +135,7 @@ def _numbers_are_right(stage: Stage) -> None:
     assert stage.record("dead.wav")["attempts"] == dead.attempts
 
 
+@pytest.mark.slow
 def test_what_ends_processes_fails_with_a_reason_and_the_others_go_on(stage: Stage) -> None:
     guilty = {"abort.wav": "ended the process", "hang.wav": "standstill", "greedy.wav": "memory"}
     stage.submit("fine 1.wav", *guilty, "fine 2.wav")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from whisper_models import SHAPE, tiny
 
 SECONDS, WINDOWS = 11.0, 2
 GREEDY = Search(beam_size=1)
+LATER = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +201,9 @@ def test_short_window_is_heard_without_its_silence(
     assert 3 < aligned.starts[-1] <= 6
 
 
-@pytest.mark.parametrize("search", [GREEDY, Search(beam_size=4), Search(temperature=0.5)])
+@pytest.mark.parametrize(
+    "search", [GREEDY, *map(LATER, (Search(beam_size=4), Search(temperature=0.5)))]
+)
 def test_window_is_heard_the_same_whatever_is_beside_it(
     engine: TorchEngine, features: Features, vocabulary: Vocabulary, search: Search
 ) -> None:
