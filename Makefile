@@ -12,8 +12,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: .venv/core
 	$(BIN)/python examples/demo.py
 
+# Two processes, as most tests wait for a while; the tests of a file share what they have loaded.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-all: check
 	$(BIN)/pytest -m "slow or not slow"
