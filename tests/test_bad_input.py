@@ -25,6 +25,7 @@ from commands import (
     words,
 )
 from sounds import Sound, tone, write_media, write_wav
+from stenopool.settings import settings
 
 RATE = 48_000
 SHORT_SECONDS = 3.2
@@ -43,11 +44,14 @@ def good(speech: Sound, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user may use, as are those above it."""
+def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that every user may use, as are those above it; the models folder is in it."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
+    monkeypatch.setenv("STENO_MODELS_DIR", str(folder / "models"))
+    settings.cache_clear()
     yield folder
+    settings.cache_clear()
     shutil.rmtree(folder)
 
 
