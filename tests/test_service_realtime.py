@@ -18,7 +18,7 @@ from openai import OpenAI
 from websockets import ConnectionClosedError
 from websockets.sync.client import ClientConnection, connect
 
-from commands import OPENING, resampled, samples
+from commands import OPENING, resampled, samples, words
 from serving import Server, served
 from stenopool.pipeline.database import open_database
 from stenopool.service.access import Access
@@ -245,7 +245,8 @@ def test_session_goes_on_after_its_connection_broke(
         taken = round(resumed["audio_end_ms"] * RATE / 1000)
         assert 0 <= taken <= half
         client.send(speech[taken:])
-        assert read_all(client) == whole
+        # Marks between words depend on where readings happened to stop.
+        assert words(read_all(client)) == words(whole)
 
 
 def test_connection_that_is_only_thought_to_be_there_gives_way(server: Server) -> None:
