@@ -13,6 +13,7 @@ from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged, UnknownN
 from stenopool.evaluation import peers
 from stenopool.evaluation.peers import PEERS, Order, convert
 from stenopool.evaluation.systems import peer
+from stenopool.files import PARTIAL
 from stenopool.models import LocalModel, Store
 
 
@@ -127,7 +128,7 @@ def test_conversion_that_was_faster_elsewhere_is_used(model: LocalModel) -> None
 
 
 def test_remains_of_a_killed_conversion_are_swept(model: LocalModel) -> None:
-    old, fresh = (convert.cache() / f"{convert._PARTIAL}{name}" for name in ("old", "fresh"))
+    old, fresh = (convert.cache() / f"{PARTIAL}{name}" for name in ("old", "fresh"))
     for folder in (old, fresh):
         folder.mkdir(parents=True)
     yesterday = time.time() - 25 * 3600

@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from stenopool.errors import ModelDamaged, OutputUnwritable, StorageFull
+from stenopool.files import PARTIAL
 
-_PARTIAL = ".partial-"
 STALE_SECONDS = 24 * 3600.0  # a workspace in which nothing was written for so long was killed
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})  # what a rename to a folder's name says
@@ -29,7 +29,7 @@ def workspace(root: Path) -> Iterator[Path]:
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
-        folder = Path(mkdtemp(dir=root, prefix=_PARTIAL))
+        folder = Path(mkdtemp(dir=root, prefix=PARTIAL))
         try:
             yield folder
         finally:
@@ -83,7 +83,7 @@ def move(path: Path, target: Path) -> bool:
 def _sweep(root: Path) -> None:
     """Delete what killed processes left behind."""
     horizon = time.time() - STALE_SECONDS
-    for partial in root.glob(f"{_PARTIAL}*"):
+    for partial in root.glob(f"{PARTIAL}*"):
         if _last_written(partial) < horizon:
             shutil.rmtree(partial, ignore_errors=True)  # another process may be sweeping too
 

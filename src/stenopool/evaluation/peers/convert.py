@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 from platformdirs import user_cache_path
 
 from stenopool.errors import EngineMissing, UnknownName
-from stenopool.files import give_name, make_folder, output_error
+from stenopool.files import PARTIAL, give_name, make_folder, output_error
 from stenopool.models import LocalModel
 from stenopool.models.formats.ggml import Precision, write_ggml
 from stenopool.models.formats.openai import write_openai
@@ -21,7 +21,6 @@ from stenopool.models.formats.transformers import write_transformers
 
 AS_IT_IS = "ctranslate2"
 _VERSION = 1  # of what the functions below write
-_PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600.0  # a conversion that is older was killed
 
 
@@ -49,7 +48,7 @@ def converted(model: LocalModel, form: str, convert: Callable[[Path, Path], None
         return target
     make_folder(cache())
     _sweep()
-    workspace = Path(mkdtemp(dir=cache(), prefix=_PARTIAL))
+    workspace = Path(mkdtemp(dir=cache(), prefix=PARTIAL))
     try:
         convert(model.folder, workspace)
         _install(workspace, target)
@@ -148,6 +147,6 @@ def _install(workspace: Path, target: Path) -> None:
 
 
 def _sweep() -> None:
-    for partial in cache().glob(f"{_PARTIAL}*"):
+    for partial in cache().glob(f"{PARTIAL}*"):
         if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
