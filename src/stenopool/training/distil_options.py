@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stenopool.errors import UnknownName, UsageError
 from stenopool.training.options import SKIP, STOP, LoopOptions
 
 LABELS = ("pseudo", "reference")
@@ -63,12 +62,8 @@ class DistilOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         LoopOptions.__post_init__(self)  # `super()` knows no class that `slots` has made anew
-        for name, known in (("labels", LABELS), ("on_bad", (SKIP, STOP))):
-            if getattr(self, name) not in known:
-                raise UnknownName(
-                    f"`{name}` cannot be `{getattr(self, name)}`",
-                    do=f"Use one of: {', '.join(known)}",
-                )
+        self._check_name("labels", LABELS)
+        self._check_name("on_bad", (SKIP, STOP))
         for name in ("timestamps", "previous", "noise"):
             self._check(name, 0 <= getattr(self, name) <= 1, "a probability")
         for name in ("ce_weight", "kl_weight", "cache_gb"):
@@ -90,7 +85,3 @@ class DistilOptions(LoopOptions):
     def augments(self) -> bool:
         """Whether a window sounds otherwise each time."""
         return bool(self.mask_time or self.mask_mel or self.noise or self.speed)
-
-    def _check(self, name: str, good: bool, wanted: str) -> None:
-        if not good:
-            raise UsageError(f"`{name}` cannot be {getattr(self, name)}", do=f"Give {wanted}")

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stenopool.errors import UnsupportedOption, UsageError
-from stenopool.files import make_folder, write_whole
+from stenopool.files import make_folder
 from stenopool.models import Store
 from stenopool.models.formats.reading import read_whisper
 from stenopool.models.weights import AUDIO_POSITIONS
-from stenopool.training import checkpoints
 from stenopool.training.distil_options import CACHE, DistilOptions
 from stenopool.training.encoder_states import GIGABYTE, EncoderStates, key_of
 from stenopool.training.examples import Bad, bad_items
@@ -25,15 +24,13 @@ from stenopool.training.options import that_matter
 from stenopool.training.provenance import filter_report, licences
 from stenopool.training.sequences import Sequences
 from stenopool.training.setting import (
-    HYPERPARAMETERS,
     Outcome,
     accelerator_for,
-    check_same,
-    document,
+    begin,
     refuse_what_is_there,
+    run,
     say_left_out,
     versions,
-    write_bad,
 )
 from stenopool.training.whisper_models import Teacher
 
@@ -81,7 +78,6 @@ def train_distil(
     """
     check_extras(NEEDED)
     from stenopool.training.distil import DistilTask
-    from stenopool.training.loop import train as run_loop
     from stenopool.training.models import hush, parameters
 
     hush()
@@ -120,10 +116,7 @@ def train_distil(
             "device": str(accelerator.device),
         }
         if main:
-            check_same(output, record)
-            checkpoints.clean(output)
-            write_whole(output / HYPERPARAMETERS, document(told))
-            write_bad(output, bad, bad_valid)
+            begin(output, record, told, (bad, bad_valid))
             _announce(say, told, (bad, bad_valid))
         with closing(task):
             if states:
@@ -131,12 +124,7 @@ def train_distil(
             accelerator.wait_for_everyone()
             if states:
                 states.refresh()
-            try:
-                state = run_loop(task, options, output, accelerator, report)
-            finally:
-                if main:
-                    write_bad(output, bad, bad_valid)
-    return Outcome(output, state, dict(bad.counts + bad_valid.counts), main)
+            return run(task, options, output, accelerator, report, (bad, bad_valid))
 
 
 def load_teacher(name: str | Path, report: Report | None = None) -> Teacher:

@@ -56,13 +56,13 @@ class LoopOptions:
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "evaluate_every", "workers", "keep"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+            self._check(name, getattr(self, name) >= 1, "1 or more")
         for name in ("learning_rate", "batch_seconds", "clip"):
-            _check(name, getattr(self, name), 0 < getattr(self, name) < 1e9, "more than 0")
+            self._check(name, 0 < getattr(self, name) < 1e9, "more than 0")
         for name in ("patience", "seed", "cache_mb", "weight_decay"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < 2**63, "0 or more")
-        _check("warmup", self.warmup, 0 <= self.warmup <= 1, "a share from 0 to 1")
-        _check_name("precision", self.precision, PRECISIONS)
+            self._check(name, 0 <= getattr(self, name) < 2**63, "0 or more")
+        self._check("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1")
+        self._check_name("precision", PRECISIONS)
 
     def learning_rate_at(self, step: int) -> float:
         """Rises in a line during the warm-up, then falls in a line to 0 at the last step."""
@@ -70,6 +70,14 @@ class LoopOptions:
         if step < rising:
             return self.learning_rate * (step + 1) / rising
         return self.learning_rate * (self.steps - step) / max(1, self.steps - rising)
+
+    def _check(self, name: str, good: bool, wanted: str) -> None:
+        if not good:
+            raise UsageError(f"`{name}` cannot be {getattr(self, name)}", do=f"Give {wanted}")
+
+    def _check_name(self, name: str, known: tuple[str, ...]) -> None:
+        if (value := getattr(self, name)) not in known:
+            raise UnknownName(f"`{name}` cannot be `{value}`", do=f"Use one of: {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +112,15 @@ class CtcOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         LoopOptions.__post_init__(self)  # `super()` knows no class that `slots` has made anew
-        _check_name("freeze", self.freeze, (AUTO, "yes", "no"))
-        _check_name("on_bad", self.on_bad, (SKIP, STOP))
-        _check("join", self.join, self.join >= 1, "1 or more")
+        self._check_name("freeze", (AUTO, "yes", "no"))
+        self._check_name("on_bad", (SKIP, STOP))
+        self._check("join", self.join >= 1, "1 or more")
         for name in ("dropout", "mask_time", "mask_feature"):
-            _check(name, getattr(self, name), getattr(self, name) < 1, "a share below 1")
-        _check("speed", self.speed, 0 <= self.speed < 1, "a share from 0 to below 1")
-        _check("pause", self.pause, 0 <= self.pause <= 60, "0 to 60 seconds")
-        _check(
+            self._check(name, getattr(self, name) < 1, "a share below 1")
+        self._check("speed", 0 <= self.speed < 1, "a share from 0 to below 1")
+        self._check("pause", 0 <= self.pause <= 60, "0 to 60 seconds")
+        self._check(
             "max_seconds",
-            self.max_seconds,
             0 <= self.min_seconds < self.max_seconds < 3600,
             "more than `min_seconds`",
         )
@@ -123,13 +130,3 @@ def that_matter(options: LoopOptions) -> dict[str, Any]:
     """The options that the result depends on, as plain data."""
     names = (field.name for field in fields(options) if field.name not in IRRELEVANT)
     return {name: getattr(options, name) for name in names}
-
-
-def _check(name: str, value: float, good: bool, wanted: str) -> None:
-    if not good:
-        raise UsageError(f"`{name}` cannot be {value}", do=f"Give {wanted}")
-
-
-def _check_name(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UnknownName(f"`{name}` cannot be `{value}`", do=f"Use one of: {', '.join(known)}")

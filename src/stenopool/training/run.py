@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stenopool.files import make_folder, write_whole
-from stenopool.training import checkpoints
 from stenopool.training.examples import (
     Bad,
     DataSet,
@@ -22,15 +20,13 @@ from stenopool.training.extras import check_extras
 from stenopool.training.options import CtcOptions, that_matter
 from stenopool.training.provenance import licences
 from stenopool.training.setting import (
-    HYPERPARAMETERS,
     Outcome,
     accelerator_for,
-    check_same,
-    document,
+    begin,
     refuse_what_is_there,
+    run,
     say_left_out,
     versions,
-    write_bad,
 )
 from stenopool.training.vocabulary import Vocabulary
 
@@ -70,7 +66,6 @@ def train_ctc(
     """
     check_extras()
     from stenopool.training.ctc import CtcTask
-    from stenopool.training.loop import train as run_loop
     from stenopool.training.models import ctc_model, hush, parameters, processor
 
     hush()
@@ -105,21 +100,11 @@ def train_ctc(
         "device": str(accelerator.device),
     }
     if accelerator.is_main_process:
-        make_folder(output)
-        check_same(output, record)
-        checkpoints.clean(output)
-        write_whole(output / HYPERPARAMETERS, document(told))
-        write_bad(output, bad, bad_valid)
+        begin(output, record, told, (bad, bad_valid))
         _announce(say, record, told, (bad, bad_valid))
     accelerator.wait_for_everyone()
     task = CtcTask(model, processor(known, init, model), known, examples, evaluated, options, bad)
-    try:
-        state = run_loop(task, options, output, accelerator, report)
-    finally:
-        if accelerator.is_main_process:
-            write_bad(output, bad, bad_valid)
-    left_out = dict(bad.counts + bad_valid.counts)
-    return Outcome(output, state, left_out, accelerator.is_main_process)
+    return run(task, options, output, accelerator, report, (bad, bad_valid))
 
 
 def _vocabulary(given: Path | None, init: str, train: DataSet) -> Vocabulary:

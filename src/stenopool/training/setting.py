@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stenopool.errors import ResumeRefused, UsageError
-from stenopool.files import write_whole
+from stenopool.files import make_folder, write_whole
 from stenopool.training import checkpoints
 from stenopool.training.checkpoints import State
 from stenopool.training.examples import Bad
@@ -19,6 +19,8 @@ from stenopool.training.options import LoopOptions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from stenopool.training.task import Held, Progress, Task
 
 HYPERPARAMETERS, BAD = "hyperparameters.json", "left-out.json"
 PACKAGES = ("stenopool", "torch", "transformers", "accelerate", "numpy")
@@ -111,6 +113,47 @@ def _difference(name: str, before: object, now: object) -> str:
         ]
         return shown[0] if name == "options" and len(shown) == 1 else f"{name}: {', '.join(shown)}"
     return f"`{name}` was {before!s:.40} and is {now!s:.40}"
+
+
+def begin(
+    output: Path, record: Mapping[str, Any], told: Mapping[str, Any], bad: tuple[Bad, Bad]
+) -> None:
+    """Write down what a training is, unless it cannot be gone on with.
+
+    Args:
+        record: what a training must be begun with again to go on with it.
+        told: that and more.
+        bad: what could not be used of training and validation.
+
+    Raises:
+        ResumeRefused: the folder holds another one.
+        OutputError: it cannot be written.
+    """
+    make_folder(output)
+    check_same(output, record)
+    checkpoints.clean(output)
+    write_whole(output / HYPERPARAMETERS, document(told))
+    write_bad(output, *bad)
+
+
+def run(
+    task: Task[Held],
+    options: LoopOptions,
+    output: Path,
+    accelerator: Accelerator,
+    report: Callable[[Progress], None],
+    bad: tuple[Bad, Bad],
+) -> Outcome:
+    """Train; what could not be used meanwhile is listed however it ends."""
+    from stenopool.training.loop import train
+
+    main = accelerator.is_main_process
+    try:
+        state = train(task, options, output, accelerator, report)
+    finally:
+        if main:
+            write_bad(output, *bad)
+    return Outcome(output, state, dict(bad[0].counts + bad[1].counts), main)
 
 
 def versions() -> dict[str, str]:
