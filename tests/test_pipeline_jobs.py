@@ -392,6 +392,16 @@ def test_what_ended_long_ago_is_forgotten(jobs: Jobs, monkeypatch: pytest.Monkey
     assert jobs.forget(2_000.0) == 0
 
 
+def test_what_was_cancelled_is_not_forgotten(jobs: Jobs) -> None:
+    """Its recording is in `input/`, and would be done after all."""
+    (job_id,) = submitted(jobs, "a")
+    jobs.submit_span(f"{span_prefix(job_id)}0", job_id, imagined("a")[1], {})
+    jobs.cancel(job_id)
+    assert jobs.forget(time.time() + 60) == 0
+    assert jobs.find(job_id).state == "cancelled"
+    assert jobs.spans(job_id) == {}
+
+
 def test_again_makes_a_later_generation_of_the_same_job(jobs: Jobs) -> None:
     job_id, job = imagined("a", options={"language": "de"})
     jobs.submit([(job_id, job)])

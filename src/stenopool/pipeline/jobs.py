@@ -289,17 +289,23 @@ class Jobs:
         self.client.delete_workflows([job_id, *self.spans(job_id)])
 
     def forget(self, finished_before: float) -> int:
-        """Delete what ended before a time; how many jobs that were."""
+        """Delete what ended before a time; how many jobs that were.
+
+        Cancelled jobs stay: their recordings are in `input/`, and would be done after all.
+        """
         forgotten = 0
-        while rows := self.client.list_workflows(
-            completed_before=_iso(finished_before),
-            status=_OVER,
-            limit=PAGE,
-            load_input=False,
-            load_output=False,
-        ):
-            self.client.delete_workflows([row.workflow_id for row in rows])
-            forgotten += sum(row.name == TRANSCRIBE for row in rows)
+        finished = [one for one in _OVER if one != "CANCELLED"]
+        for name, statuses in ((TRANSCRIBE, finished), (SPAN, _OVER)):
+            while rows := self.client.list_workflows(
+                name=name,
+                completed_before=_iso(finished_before),
+                status=statuses,
+                limit=PAGE,
+                load_input=False,
+                load_output=False,
+            ):
+                self.client.delete_workflows([row.workflow_id for row in rows])
+                forgotten += len(rows) if name == TRANSCRIBE else 0
         return forgotten
 
     def again(
