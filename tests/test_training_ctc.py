@@ -25,7 +25,7 @@ from stenopool.training import loop
 from stenopool.training.ctc import CtcTask
 from stenopool.training.options import CtcOptions
 from stenopool.training.run import Outcome, train_ctc
-from trainings import manifest, micro_model, records, spoken, spoken_set
+from trainings import manifest, micro_model, records, same, spoken, spoken_set, weights
 
 LEARNING_STEPS = 240
 
@@ -72,17 +72,6 @@ def trained(
         resume=resume,
         device="cpu",
     )
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    last = sorted((output / "checkpoints").iterdir())[-1]
-    return load_file(last / "model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_words_of_tones_are_learned_from_nothing_within_a_minute(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from stenopool.training.setting import Outcome
 from stenopool.training.student import TOKENS_AT_ONCE, Taught, logits, loss_of
 from stenopool.training.whisper_models import Teacher, shortened, spaced, torch_model
 from stenopool.training.window_audio import WindowAudio
-from trainings import records
+from trainings import records, same, weights
 
 ENVIRONMENT = {**os.environ, "STENO_OFFLINE": "1", "OMP_NUM_THREADS": "2", "NO_COLOR": "1"}
 QUICK: dict[str, Any] = {"steps": 4, "evaluate_every": 2, "batch_seconds": 60.0, "greedy_tokens": 8}
@@ -75,17 +75,6 @@ def trained(
         resume=resume,
         device="cpu",
     )
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    last = sorted((output / "checkpoints").iterdir())[-1]
-    return load_file(last / "model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # --- learning ---------------------------------------------------------------------------------

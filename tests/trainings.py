@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sounds import Sound, noise, tone, write_wav
 
@@ -100,3 +101,16 @@ def records(folder: Path, name: str = "metrics") -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` or `samples.jsonl`."""
     text = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint of a training."""
+    from safetensors.torch import load_file
+
+    last = sorted((output / "checkpoints").iterdir())[-1]
+    return load_file(last / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether they are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

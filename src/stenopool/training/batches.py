@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from stenopool.training.examples import Example
 # Recordings of nearly the same length come together, but not the same ones in every epoch.
 BUCKET_JITTER = 0.1
 LEAST_GRID = 512  # samples
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +114,8 @@ class Batches:
         The batches of a step are dealt out in turn, so that which process hears what does not
         change what is heard.
         """
-        size = accumulate * processes
-        waiting: deque[Batch] = deque()
-        epoch = -1
-        for number in range(last):
-            while len(waiting) < size:
-                epoch += 1
-                waiting.extend(self.epoch(epoch))
-            everyone = tuple(waiting.popleft() for _ in range(size))
-            if number >= first:
-                yield Step(number, epoch, everyone[rank::processes], everyone)
+        for number, epoch, everyone in dealt(self.epoch, accumulate * processes, first, last):
+            yield Step(number, epoch, everyone[rank::processes], everyone)
 
     def _utterances(self, random: np.random.Generator) -> list[Utterance]:
         shuffled = [self._examples[at] for at in random.permutation(len(self._examples))]
@@ -143,6 +138,28 @@ class Batches:
                 parts.append(group.pop())
                 seconds += pause + parts[-1].seconds
             yield Utterance(tuple(parts), tuple(map(float, pauses[: len(parts) - 1])))
+
+
+def dealt(
+    epoch: Callable[[int], Iterable[Item]], size: int, first: int, last: int
+) -> Iterator[tuple[int, int, tuple[Item, ...]]]:
+    """So many items for each step from `first` on, before `last`, one epoch after another.
+
+    Args:
+        epoch: the items of an epoch, from 0, in their order.
+
+    Yields:
+        the step, the epoch of its last item, and its items.
+    """
+    waiting: deque[Item] = deque()
+    current = -1
+    for number in range(last):
+        while len(waiting) < size:
+            current += 1
+            waiting.extend(epoch(current))
+        items = tuple(waiting.popleft() for _ in range(size))
+        if number >= first:
+            yield number, current, items
 
 
 def padded(samples: int) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import HOP_SAMPLES, WINDOW_FRAMES, WINDOW_SAMPLES, Features, log_mel
 from stenopool.errors import InputError
 from stenopool.training.augment import Change, changed, drawn, masked
+from stenopool.training.batches import Item, dealt
 from stenopool.training.distil_options import DistilOptions
 from stenopool.training.encoder_states import EncoderStates, key_of
 from stenopool.training.examples import Bad
@@ -23,8 +23,6 @@ from stenopool.training.labels import LabelledWindow
 from stenopool.training.sequences import Prompted, Sequences, padded
 from stenopool.training.student import Taught
 from stenopool.training.window_audio import WindowAudio
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +82,9 @@ class Lessons:
         """The lessons from `first` on, for one of several processes."""
         options = self._options
         size = options.batch_windows * options.accumulate * processes
-        epoch = -1
-        waiting: list[Told] = []
-        for number in range(options.steps):
-            while len(waiting) < size:
-                epoch += 1
-                waiting += self._epoch(epoch)
-            taken, waiting = waiting[:size], waiting[size:]
-            if number >= first:
-                batches = list(divided(taken, options.batch_windows))
-                yield Lesson(number, epoch, batches[rank::processes], taken)
+        for number, epoch, taken in dealt(self._epoch, size, first, options.steps):
+            batches = list(divided(taken, options.batch_windows))
+            yield Lesson(number, epoch, batches[rank::processes], taken)
 
     def _epoch(self, number: int) -> list[Told]:
         options = self._options
