@@ -2,9 +2,9 @@
 
 A batch holds stretches of different lengths, padded with zeros, and every one of them must come out
 as if it were alone. What sees beyond a frame is therefore told what is sound and what is padding:
-the normalisation over time of the first convolution, the convolution that tells positions, and
-attention. (Transformers does so for models with `feat_extract_norm` of `layer`; for those of
-`group`, its result depends on the padding.)
+the convolution that tells positions, and attention; for the normalisation over time of the first
+convolution see `levels`. (Transformers does so for models with `feat_extract_norm` of `layer`; for
+those of `group`, its result depends on the padding.)
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from stenopool.engines.openvino.graph import (
 from stenopool.models.wav2vec2 import Wav2Vec2Weights
 
 UNHEARD = -1e9  # added to the attention that padding gets
-_EPSILON = 1e-5  # of the feature encoder's normalisations, whatever the configuration says
+EPSILON = 1e-5  # of the feature encoder's normalisations, whatever the configuration says
 
 
 def acoustic(weights: Wav2Vec2Weights, *, int8: bool) -> ov.Model:
     """The graph of a model.
 
-    Inputs, all float32: `samples` (stretches, samples); `begun` (stretches, 1, frames of the first
-    convolution) and `heard` (stretches, frames, 1) are 1 for sound and 0 for padding.
+    Inputs, all float32: `samples` (stretches, samples); `heard` (stretches, frames, 1) is 1 for
+    sound and 0 for padding; with `feat_extract_norm` of `group` also `scale` and `shift`
+    (stretches, channels, 1), see `levels`.
 
     Output: `logits` (stretches, frames, symbols) float32.
     """
@@ -52,11 +53,17 @@ class _Graph:
     def built(self) -> ov.Model:
         shape = self._shape
         samples = ops.parameter([-1, -1], ov.Type.f32, name="samples")
-        begun = ops.parameter([-1, 1, -1], ov.Type.f32, name="begun")
+        channels = shape.channels[0]
+        scale, shift = (
+            ops.parameter([-1, channels, 1], ov.Type.f32, name=name) for name in ("scale", "shift")
+        )
         heard = ops.parameter([-1, -1, 1], ov.Type.f32, name="heard")
         x = ops.unsqueeze(samples, index(1))  # (stretches, 1, samples)
         for layer in range(len(shape.channels)):
-            x = self._convolution(x, layer, begun)
+            x = self._convolution(x, layer)
+            if layer == 0 and not shape.layer_norm:
+                x = ops.add(ops.multiply(x, scale), shift)
+            x = _activated(x, shape.conv_activation)
         x = ops.transpose(x, indices(0, 2, 1))  # (stretches, frames, channels)
         projection = "wav2vec2.feature_projection"
         x = self._linear(self._norm(x, f"{projection}.layer_norm"), f"{projection}.projection")
@@ -64,34 +71,22 @@ class _Graph:
         x = ops.add(x, self._positions(x))
         x = self._layers(x, ops.multiply(ops.subtract(heard, scalar(1.0)), scalar(-UNHEARD)))
         logits = self._linear(x, "lm_head")
-        inputs = [samples, begun, heard] if not shape.layer_norm else [samples, heard]
-        return ov.Model([result("logits", logits)], inputs, "acoustic")
+        levels = [] if shape.layer_norm else [scale, shift]
+        return ov.Model([result("logits", logits)], [samples, heard, *levels], "acoustic")
 
-    def _convolution(self, x: Node, layer: int, begun: Node) -> Node:
+    def _convolution(self, x: Node, layer: int) -> Node:
         """(stretches, channels, frames) → (stretches, channels, fewer frames)."""
         name = f"wav2vec2.feature_extractor.conv_layers.{layer}"
         kernel = constant(self._tensors[f"{name}.conv.weight"])
         x = ops.convolution(x, kernel, [self._shape.strides[layer]], [0], [0], [1])
-        if self._shape.conv_bias:
+        if self._shape.conv_bias and (layer or self._shape.layer_norm):  # else taken away again
             x = ops.add(x, self._along_time(f"{name}.conv.bias"))
-        if self._shape.layer_norm:
-            turned = ops.transpose(x, indices(0, 2, 1))
-            x = ops.transpose(
-                self._norm(turned, f"{name}.layer_norm", epsilon=_EPSILON), indices(0, 2, 1)
-            )
-        elif layer == 0:
-            x = self._over_time(x, begun, f"{name}.layer_norm")
-        return _activated(x, self._shape.conv_activation)
-
-    def _over_time(self, x: Node, begun: Node, name: str) -> Node:
-        """Each channel brought to mean 0 and variance 1 over the frames that hold sound."""
-        count = ops.reduce_sum(begun, indices(2), True)
-        mean = ops.divide(ops.reduce_sum(ops.multiply(x, begun), indices(2), True), count)
-        centred = ops.multiply(ops.subtract(x, mean), begun)
-        power = ops.reduce_sum(ops.multiply(centred, centred), indices(2), True)
-        spread = ops.sqrt(ops.add(ops.divide(power, count), scalar(_EPSILON)))
-        scale = ops.divide(self._along_time(f"{name}.weight"), spread)
-        return ops.add(ops.multiply(centred, scale), self._along_time(f"{name}.bias"))
+        if not self._shape.layer_norm:
+            return x
+        turned = ops.transpose(x, indices(0, 2, 1))
+        return ops.transpose(
+            self._norm(turned, f"{name}.layer_norm", epsilon=EPSILON), indices(0, 2, 1)
+        )
 
     def _along_time(self, name: str) -> Node:
         return constant(np.asarray(self._tensors[name])[None, :, None])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.engines.ctc.base import Emissions
 from stenopool.engines.ctc.graph import acoustic
+from stenopool.engines.ctc.levels import Levels
 from stenopool.engines.openvino.batch import failures, infer
 from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.groups import Groups, groups_of
@@ -53,6 +54,7 @@ class OpenVinoCtcEngine:
         weights = read_wav2vec2(folder)
         self._shape = weights.shape
         self._normalised = weights.normalised
+        self._levels = None if weights.shape.layer_norm else Levels(weights)
         self.precision = precision
         self.stride = weights.shape.stride
         self.symbols, self.blank = weights.shape.vocabulary, weights.shape.blank
@@ -105,10 +107,12 @@ class OpenVinoCtcEngine:
         frames = [self._shape.frames_of(length) for length in lengths]
         inputs = {"samples": padded}
         inputs["heard"] = _marks(frames, self._shape.frames_of(padded.shape[1]))[..., None]
-        if not self._shape.layer_norm:
-            kernel, stride = self._shape.kernels[0], self._shape.strides[0]
-            begun = [(length - kernel) // stride + 1 for length in lengths]
-            inputs["begun"] = _marks(begun, (padded.shape[1] - kernel) // stride + 1)[:, None]
+        if self._levels:
+            found = [
+                self._levels.of(row[:length]) for row, length in zip(padded, lengths, strict=True)
+            ]
+            scale, shift = np.array(found, dtype=np.float32).transpose(1, 0, 2)[..., None]
+            inputs |= {"scale": scale, "shift": shift}
         with self._groups.one() as group:
             logits = group.infer(inputs)
         return [row[:count] for row, count in zip(logits, frames, strict=True)]
