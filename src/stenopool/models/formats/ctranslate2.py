@@ -8,7 +8,6 @@ layout: `specs/model_spec.py` and `specs/whisper_spec.py` of CTranslate2.
 from __future__ import annotations
 
 import json
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from stenopool.errors import ModelDamaged
+from stenopool.models.formats.fields import Fields
 from stenopool.models.weights import (
     Generation,
     Stored,
@@ -86,57 +86,31 @@ def is_ctranslate2(file: Path) -> bool:
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Name and array of each tensor in a binary model, bfloat16 as its raw bits."""
-    try:
-        with file.open("rb") as opened:
-            reader = _Reader(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), file.name)
-    except (OSError, ValueError) as error:
-        raise _damaged(f"`{file.name}` cannot be read: {error}") from error
-    version, spec = reader.number("<I"), reader.name()
+    reader = _Reader(file, _DO)
+    version, spec = reader.number(), reader.text()
     if version < VERSION or spec != SPEC:
-        raise _damaged(f"`{file.name}` is `{spec}` version {version}, not a {SPEC} of version 6")
-    reader.number("<I")  # revision
-    for place in range(reader.number("<I")):
+        raise reader.damaged(f"is `{spec}` version {version}, not a {SPEC} of version 6")
+    reader.number()  # revision
+    for place in range(reader.number()):
         if place > _MOST_TENSORS:
-            raise _damaged(f"`{file.name}` holds more tensors than a model has")
-        yield reader.name(), reader.tensor()
+            raise reader.damaged("holds more tensors than a model has")
+        yield reader.text(), reader.tensor()
 
 
-class _Reader:
-    """Reads fields one after the other, never beyond the end."""
+class _Reader(Fields):
+    """Reads the parts of such a file."""
 
-    def __init__(self, data: mmap.mmap, name: str) -> None:
-        self._data, self._name, self._at = data, name, 0
-
-    def number(self, layout: str) -> int:
-        return int(struct.unpack(layout, self._take(struct.calcsize(layout)))[0])
-
-    def name(self) -> str:
-        length = self.number("<H")
-        if not 0 < length <= _LONGEST_NAME:
-            raise _damaged(f"`{self._name}` holds a name of {length} bytes")
-        return self._take(length)[:-1].decode("ascii", "replace")  # it ends with a zero
+    def text(self) -> str:
+        length = self.size(_LONGEST_NAME, "a name", "<H")
+        return self.take(length)[:-1].decode("ascii", "replace")  # it ends with a zero
 
     def tensor(self) -> Tensor:
-        dimensions = self.number("B")
-        if dimensions > _MOST_DIMENSIONS:
-            raise _damaged(f"`{self._name}` holds a tensor of {dimensions} dimensions")
-        shape = tuple(self.number("<I") for _ in range(dimensions))
-        kind, length = self.number("B"), self.number("<I")
+        dimensions = self.size(_MOST_DIMENSIONS, "a tensor", "B")
+        shape = tuple(self.number() for _ in range(dimensions))
+        kind, length = self.number("B"), self.number()
         if kind not in TYPES or length != np.dtype(TYPES[kind]).itemsize * prod(shape):
-            raise _damaged(f"`{self._name}` holds a tensor whose type and length do not agree")
-        self._check(length)
-        array: Tensor = np.frombuffer(self._data, TYPES[kind], prod(shape), offset=self._at)
-        self._at += length
-        return array.reshape(shape)
-
-    def _take(self, count: int) -> bytes:
-        self._check(count)
-        self._at += count
-        return self._data[self._at - count : self._at]
-
-    def _check(self, count: int) -> None:
-        if self._at + count > len(self._data):
-            raise _damaged(f"`{self._name}` is cut off")
+            raise self.damaged("holds a tensor whose type and length do not agree")
+        return self.array(np.dtype(TYPES[kind]), prod(shape)).reshape(shape)
 
 
 def _in_transformers_names(found: Mapping[str, Tensor]) -> dict[str, Stored]:

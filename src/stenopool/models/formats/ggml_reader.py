@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import struct
 from collections.abc import Callable
 from functools import partial
 from math import prod
@@ -12,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stenopool.errors import ModelDamaged
+from stenopool.models.formats.fields import Fields
 from stenopool.models.formats.ggml import (
     AS_EIGHT_BITS,
     AS_FIVE_BITS,
@@ -61,13 +59,9 @@ def read_ggml(file: Path) -> tuple[WhisperWeights, list[bytes]]:
     Raises:
         ModelDamaged: it is no such file, is cut off, or has tensors of other types.
     """
-    try:
-        with file.open("rb") as opened:
-            reader = _Reader(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), file.name)
-    except (OSError, ValueError) as error:
-        raise _damaged(f"`{file.name}` cannot be read: {error}") from error
+    reader = _Reader(file, _DO)
     if reader.number() != MAGIC:
-        raise _damaged(f"`{file.name}` is not a file of whisper.cpp")
+        raise reader.damaged("is not a file of whisper.cpp")
     sizes = {name: reader.number() for name in _HEADER}
     reader.number()  # the type of most tensors
     rows, columns = reader.number(), reader.number()
@@ -77,7 +71,7 @@ def read_ggml(file: Path) -> tuple[WhisperWeights, list[bytes]]:
     weights = assembled(_narrowed(stored, kinds), Generation((), (), ()), _DO)
     for name, size in dimensions(weights).items():
         if sizes[name] != size:
-            raise _damaged(f"`{file.name}` does not have the sizes that it says: `{name}`")
+            raise reader.damaged(f"does not have the sizes that it says: `{name}`")
     return weights, words
 
 
@@ -89,69 +83,42 @@ def is_ggml_quantised(file: Path) -> bool:
     return kind not in (AS_FLOAT32, AS_FLOAT16)
 
 
-class _Reader:
-    """Reads fields one after the other, never beyond the end."""
-
-    def __init__(self, data: mmap.mmap, name: str) -> None:
-        self._data, self._name, self._at = data, name, 0
-
-    def number(self) -> int:
-        return int(struct.unpack("<I", self.take(4))[0])
-
-    def take(self, count: int) -> bytes:
-        return self._data[self._passed(count) : self._at]
+class _Reader(Fields):
+    """Reads the parts of such a file."""
 
     def words(self) -> list[bytes]:
         count = self.number()
         if count > _MOST_WORDS:
-            raise _damaged(f"`{self._name}` has {count} words, more than a model")
-        return [self.take(self._size(_LONGEST_WORD, "a word")) for _ in range(count)]
+            raise self.damaged(f"has {count} words, more than a model")
+        return [self.take(self.size(_LONGEST_WORD, "a word")) for _ in range(count)]
 
     def tensors(self) -> tuple[set[int], dict[str, Stored]]:
         """The types of the tensors, and each by its name in Transformers."""
         kinds: set[int] = set()
         found: dict[str, Stored] = {}
-        while self._at < len(self._data):
+        while self.left:
             if len(found) > _MOST_TENSORS:
-                raise _damaged(f"`{self._name}` holds more tensors than a model has")
-            dimensions = self._size(_MOST_DIMENSIONS, "a tensor")
-            length, kind = self._size(_LONGEST_NAME, "a name"), self.number()
+                raise self.damaged("holds more tensors than a model has")
+            dimensions = self.size(_MOST_DIMENSIONS, "a tensor")
+            length, kind = self.size(_LONGEST_NAME, "a name"), self.number()
             shape = tuple(self.number() for _ in range(dimensions))[::-1]
             name = self.take(length).decode("ascii", "replace")
             if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
                 shape = (prod(shape),)
             if name in found:
-                raise _damaged(f"`{self._name}` holds `{name[:80]!a}` twice")
+                raise self.damaged(f"holds `{name[:80]!a}` twice")
             found[name] = self._tensor(kind, shape)
             kinds.add(kind)
         return kinds, {transformers_name(name): one for name, one in found.items()}
 
     def _tensor(self, kind: int, shape: tuple[int, ...]) -> Stored:
         if kind in _FLOATS:
-            return Stored.of(self._array(_FLOATS[kind], prod(shape)).reshape(shape))
+            return Stored.of(self.array(_FLOATS[kind], prod(shape)).reshape(shape))
         if kind not in _BLOCKS or not shape or shape[-1] % BLOCK:
-            raise _damaged(f"`{self._name}` has tensors of type {kind}, which is not supported")
+            raise self.damaged(f"has tensors of type {kind}, which is not supported")
         layout, unpacked = _BLOCKS[kind]
-        blocks = self._array(layout, prod(shape) // BLOCK)
+        blocks = self.array(layout, prod(shape) // BLOCK)
         return Stored(shape, partial(unpacked, blocks, shape))
-
-    def _array(self, kind: np.dtype[Any], count: int) -> Tensor:
-        begin = self._passed(count * kind.itemsize)
-        return np.frombuffer(self._data, kind, count, begin)
-
-    def _size(self, most: int, what: str) -> int:
-        size = self.number()
-        if size > most:
-            raise _damaged(f"`{self._name}` holds {what} of {size}: it is damaged")
-        return size
-
-    def _passed(self, count: int) -> int:
-        """Where the next bytes begin; they are all there."""
-        begin = self._at
-        if begin + count > len(self._data):
-            raise _damaged(f"`{self._name}` is cut off")
-        self._at += count
-        return begin
 
 
 def _narrowed(stored: dict[str, Stored], kinds: set[int]) -> dict[str, Stored]:
@@ -166,7 +133,3 @@ def _narrow(stored: Stored) -> Tensor:
     with np.errstate(over="ignore"):
         half = tensor.astype(np.float16)
     return half if np.array_equal(half, tensor) else tensor
-
-
-def _damaged(what: str) -> ModelDamaged:
-    return ModelDamaged(what, do=_DO)
