@@ -25,7 +25,9 @@ from stenopool.transcript import Segment, Transcript
 OUTPUT, PROCESSED = "output", "processed"
 SUFFIX = ".json"
 LARGEST = 1 << 28  # bytes; the transcript of a day with all its words has some ten MB
-_NOT_SOUND = frozenset({".json", ".jsonl", ".txt", ".srt", ".vtt", ".tsv", ".csv", ".md"})
+NOT_SOUND = frozenset(  # what stands beside recordings
+    {".json", ".jsonl", ".txt", ".srt", ".vtt", ".tsv", ".csv", ".md", ".html", ".pdf", ".zip"}
+)
 
 
 def has_transcripts(folder: Path) -> bool:
@@ -117,7 +119,7 @@ def _audio(document: Path, folder: Path) -> Path:
     stem = beside.name
     siblings = sorted(beside.parent.iterdir()) if beside.parent.is_dir() else []
     for one in siblings:
-        if one.stem == stem and one.is_file() and one.suffix.lower() not in _NOT_SOUND:
+        if one.stem == stem and one.is_file() and one.suffix.lower() not in NOT_SOUND:
             return one
     raise InputNotFound(
         f"`{document}` has no recording: there is no `{beside}`",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stenopool.data import Recording, read
+from stenopool.data.corrected import NOT_SOUND
 from stenopool.data.sources import MANIFEST
 from stenopool.decoding.options import Options
 from stenopool.decoding.tokens import Vocabulary
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 TRANSCRIPTS, TEACHER, SUMMARY = "transcripts.jsonl", "teacher.json", "summary.json"
 TOKENIZER = "tokenizer.json"
-NOT_SOUND = frozenset(
-    {".json", ".jsonl", ".txt", ".srt", ".vtt", ".tsv", ".csv", ".md", ".html", ".pdf", ".zip"}
-)
 
 
 @dataclass(slots=True)
