@@ -15,12 +15,16 @@ from stenopool.engines.torch.parts import Place
 from stenopool.errors import UnsupportedOption, UsageError
 from stenopool.models.weights import Tensors, WhisperWeights, read_weights
 
+# Half of them: tokens are numbered by how common they are, and the logits of all would be half of
+# a draft's time. In English speech 96 of 100 tokens are among these.
+TEXT_TOKENS = 24_576
+
 
 class Assistance:
     """A smaller model, loaded beside its main model on the same device.
 
-    On CPUs its weights are int8, whatever those of the main model are: what it writes is only a
-    draft.
+    What it writes is only a draft: on CPUs its weights are int8, whatever those of the main model
+    are, and it knows no rare tokens.
 
     Args:
         weights, folder: of the main model.
@@ -54,7 +58,8 @@ class Assistance:
         self.shares_encoder = _same_encoder(weights.tensors, own.tensors)
         place = main.place
         precision = "int8" if place.device == "cpu" else place.precision
-        self.model = Model(own, special, Place(place.device, precision, place.attention))
+        own_place = Place(place.device, precision, place.attention)
+        self.model = Model(own, special, own_place, text_tokens=TEXT_TOKENS)
 
     def heard(self, states: Tensor, features: Features | None) -> Heard:
         """What the assistant hears of some windows.

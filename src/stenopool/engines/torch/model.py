@@ -26,16 +26,24 @@ class Model:
 
     Args:
         special: the tokens of the model that decodes; an assistant has those of its main model.
+        text_tokens: how many of the text tokens it may write, from the first; `None` is all.
     """
 
-    def __init__(self, weights: WhisperWeights, special: Special, place: Place) -> None:
+    def __init__(
+        self,
+        weights: WhisperWeights,
+        special: Special,
+        place: Place,
+        *,
+        text_tokens: int | None = None,
+    ) -> None:
         parts = Parts(weights, place)
         self.shape, self.place = weights.shape, place
+        self._text = min(special.end, text_tokens or special.end)
         self.encoder = Encoder(parts)
-        self.decoder = Decoder(parts)
-        self._special = special
+        self.decoder = Decoder(parts, slice(self._text, special.end))
         self._heads = weights.generation.alignment_heads or weights.shape.upper_heads
-        suppressed = [token for token in special.suppressed if token < special.end]
+        suppressed = [token for token in special.suppressed if token < self._text]
         self._suppressed = torch.tensor(suppressed, dtype=torch.long, device=place.device)
 
     def compile(self) -> None:
@@ -55,10 +63,9 @@ class Model:
 
     def following(self, x: Tensor) -> Next:
         """What follows some of them, (n, width)."""
-        end = self._special.end
         logits = self.decoder.logits(x)
-        text = logits[:, :end].index_fill_(1, self._suppressed, NEVER)
-        values, ids = text.topk(min(CANDIDATES, end), 1)
+        text = logits[:, : self._text].index_fill_(1, self._suppressed, NEVER)
+        values, ids = text.topk(min(CANDIDATES, self._text), 1)
         mass = text.logsumexp(1)
         if x.dtype != torch.float32:
             better = self._scored_again(x, ids)
@@ -67,7 +74,7 @@ class Model:
             ids.to(torch.int32).cpu().numpy(),
             values.cpu().numpy(),
             mass.cpu().numpy(),
-            logits[:, end:].cpu().numpy(),
+            logits[:, self._text :].cpu().numpy(),
         )
 
     def _scored_again(self, x: Tensor, ids: Tensor) -> Tensor:

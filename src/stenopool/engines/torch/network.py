@@ -90,9 +90,13 @@ class Cache:
 
 
 class Decoder:
-    """Tokens to what follows them, with what was heard of each window."""
+    """Tokens to what follows them, with what was heard of each window.
 
-    def __init__(self, parts: Parts) -> None:
+    Args:
+        unwritten: tokens that have no logits.
+    """
+
+    def __init__(self, parts: Parts, unwritten: slice) -> None:
         name = "model.decoder"
         self._shape = parts.shape
         self.table = parts.table()
@@ -102,7 +106,10 @@ class Decoder:
         self.layers: list[Layer] = [one.forward for one in made]
         self._hearing = [one.heard for one in made]
         self._norm = parts.norm(f"{name}.layer_norm")
-        self._head = parts.head(self.table)
+        written = self.table
+        if unwritten.start < unwritten.stop:
+            written = torch.cat((written[: unwritten.start], written[unwritten.stop :]))
+        self._head = parts.head(written)
 
     def heard(self, states: Tensor) -> Heard:
         """What all steps need of the encoder's states, computed once."""
@@ -138,7 +145,7 @@ class Decoder:
         return self._norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(…, width) → (…, vocabulary) float32."""
+        """(…, width) → (…, tokens that are written) float32."""
         return self._head(x).float().contiguous()
 
 

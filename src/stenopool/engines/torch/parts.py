@@ -83,7 +83,7 @@ class Parts:
         return self.tensor(_TABLE)
 
     def head(self, table: Tensor) -> Linear:
-        """The same table as the layer that gives the logits."""
+        """Such a table as the layer that gives the logits."""
         place = self._place
         return linear(table, None, place.device, place.dtype, place.precision)
 
