@@ -9,18 +9,13 @@ then by the other, in turns.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from stenopool.audio.features import WINDOW_SAMPLES, Features, log_mel
-from stenopool.audio.media import Recording
-from stenopool.decoding.tokens import Vocabulary
+from clips import features_of, prompt_of, rows_of
 from stenopool.engines import choose, load
 from stenopool.engines.base import Engine, Search
 from stenopool.models import Store
@@ -39,10 +34,7 @@ class Clip:
 
 def read(engine: Engine, path: Path, prompt: list[int]) -> Clip:
     begun = time.perf_counter()
-    with Recording(path) as recording:
-        samples = np.concatenate(list(recording))[:WINDOW_SAMPLES]
-    features: Features = log_mel(samples, engine.mel_bins)[None]
-    encoded = engine.encode(features)
+    encoded = engine.encode(features_of([path], engine.mel_bins))
     encoded_at = time.perf_counter()
     (found,) = engine.generate(encoded, [prompt], GREEDY)
     ended = time.perf_counter()
@@ -62,11 +54,8 @@ def main() -> None:
     model, assistant = store.resolve(given.model), store.resolve(given.assistant)
     choice = choose("torch")
     plain, assisted = load(model.folder, choice), load(model.folder, choice, assistant.folder)
-    vocabulary = Vocabulary(model.folder / "tokenizer.json")
-    head = vocabulary.head(given.language if plain.multilingual else None, "transcribe")
-    prompt = vocabulary.prompt(head, (), timestamps=given.timestamps)
-    lines = given.manifest.read_text(encoding="utf-8").splitlines()[: given.clips]
-    paths = [given.manifest.parent / json.loads(line)["audio"] for line in lines]
+    prompt = prompt_of(model.folder, plain, given.language, timestamps=given.timestamps)
+    paths = [row["audio"] for row in rows_of(given.manifest, given.clips)]
     for engine in (plain, assisted):
         read(engine, paths[0], prompt)  # nothing is cold then
     pairs = [(read(plain, path, prompt), read(assisted, path, prompt)) for path in paths]
