@@ -37,9 +37,9 @@ class Levels:
         """
         kernel = self._kernel
         frames = sliding_window_view(samples, kernel.shape[1])[:: self._stride].astype(np.float64)
-        mean = kernel @ frames.mean(axis=0)
-        frames -= frames.mean(axis=0)
+        middle = frames.mean(axis=0)
+        frames -= middle
         spread = frames.T @ frames / len(frames)
         variance = ((kernel @ spread) * kernel).sum(axis=1)
         scale = self._weight / np.sqrt(variance + EPSILON)
-        return scale, self._bias - mean * scale
+        return scale, self._bias - (kernel @ middle) * scale
