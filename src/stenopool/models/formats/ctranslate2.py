@@ -102,6 +102,8 @@ class _Reader(Fields):
 
     def text(self) -> str:
         length = self.size(_LONGEST_NAME, "a name", "<H")
+        if not length:
+            raise self.damaged("holds a name of 0 bytes")
         return self.take(length)[:-1].decode("ascii", "replace")  # it ends with a zero
 
     def tensor(self) -> Tensor:
