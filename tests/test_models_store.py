@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from stenopool.models.catalogue import (
     ModelEntry,
     WheelPart,
     WheelSource,
+    shown,
 )
 from stenopool.models.local import LocalModel
 from stenopool.models.store import Store
@@ -527,8 +529,9 @@ def test_own_folder_without_a_file_is_refused_by_name(models: Store, own: Path, 
 
 
 def test_file_is_not_a_model_folder(models: Store, own: Path) -> None:
-    with pytest.raises(ModelNotPulled, match=r"no model folder `/"):
-        models.resolve(own / "model.bin")
+    file = own / "model.bin"
+    with pytest.raises(ModelNotPulled, match=f"no model folder `{re.escape(shown(str(file)))}`"):
+        models.resolve(file)
 
 
 # A store that cannot be written
