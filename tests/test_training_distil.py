@@ -34,6 +34,7 @@ from stenopool.training.encoder_states import EncoderStates
 from stenopool.training.examples import Bad
 from stenopool.training.greedy import greedy
 from stenopool.training.labels import LabelledWindow, Passage, labelled, timestamped
+from stenopool.training.lessons import Lessons, Told
 from stenopool.training.sequences import Sequences, padded
 from stenopool.training.setting import Outcome
 from stenopool.training.student import TOKENS_AT_ONCE, Taught, logits, loss_of
@@ -157,6 +158,7 @@ def test_encoder_and_embeddings_stay_unless_they_are_to_learn(place: Path, tmp_p
     [
         {"mask_time": 50, "mask_mel": 10, "noise": 0.5, "speed": 0.1},
         {"precision": "bf16"},
+        {"token_noise": 0.2, "dropout": 0.1},
         {"labels": "reference", "checkpointing": True, "accumulate": 2},
     ],
 )
@@ -368,15 +370,38 @@ def test_augmentation_follows_from_its_seed_and_keeps_to_30_s() -> None:
         change = drawn(options, 25 * 16_000, random)
         assert 25 / change.speed <= 30.01
         assert change.noise is not None
+        assert (change.mask_time, change.mask_mel) == (100, 20)
     sound = np.sin(np.arange(16_000) / 10).astype(np.float32)
     noisy = changed(sound, Change(noise=10.0, seed=4))
     assert np.array_equal(noisy, changed(sound, Change(noise=10.0, seed=4)))
     power = np.mean(np.square(sound)) / np.mean(np.square(noisy - sound))
     assert 10 * np.log10(power) == pytest.approx(10, abs=0.3)
     features = np.random.default_rng(2).normal(size=(80, 3000)).astype(np.float32)
-    hidden = masked(features, Change(seed=4), options, 1000)
+    hidden = masked(features, Change(mask_time=100, mask_mel=20, seed=4), 1000)
     rows = (hidden == features.mean()).any(axis=1)
     assert rows.sum() > 0 and np.array_equal(hidden[:, 1000:][~rows], features[:, 1000:][~rows])
+
+
+def test_wrong_tokens_are_told_and_never_learned(sequences: Sequences) -> None:
+    windows = [spoken(sequences), spoken(sequences, "b", "they are")]
+    known = sequences.vocabulary
+    lessons = Lessons(
+        windows, sequences, DistilOptions(), mel_bins=80, end=known.end, kept=None, bad=Bad(True)
+    )
+    features = np.zeros((80, 3000), np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lessons, "features", lambda window, change: features)
+        clean = lessons.batch([Told(one) for one in windows])
+        noisy, again = (
+            lessons.batch([Told(one, token_noise=0.5, noise_seed=7) for one in windows])
+            for _ in range(2)
+        )
+    assert torch.equal(noisy.read, again.read)
+    assert torch.equal(noisy.learned, clean.learned)
+    wrong = noisy.read != clean.read
+    assert 0.2 < wrong.sum() / (clean.read < known.end).sum() < 0.6
+    assert bool((clean.read[wrong] < known.end).all())  # what is no text stays
+    assert set(noisy.read[wrong].tolist()) <= set(b" it is they are")
 
 
 def test_agreement_counts_every_token_that_is_otherwise() -> None:
@@ -445,6 +470,18 @@ def test_states_are_computed_once_and_change_nothing(place: Path, tmp_path: Path
     (file,) = (tmp_path / "some").glob("encoder-states/*/states.bf16")
     assert file.stat().st_size == 3 * row
     assert not list((tmp_path / "none").glob("encoder-states*"))
+
+
+def test_copies_are_kept_too_and_change_nothing(place: Path, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"noise": 1.0, "mask_time": 50, "copies": 3, "steps": 9}
+    more |= {"token_noise": 0.2, "dropout": 0.1, "evaluate_every": 9}
+    trained(place, tmp_path / "kept", **more)
+    trained(place, tmp_path / "anew", cache_gb=0.0, **more)
+    trained(place, tmp_path / "others", **(more | {"copies": 2}))
+    assert same(weights(tmp_path / "kept"), weights(tmp_path / "anew"))
+    assert not same(weights(tmp_path / "kept"), weights(tmp_path / "others"))
+    (file,) = (tmp_path / "kept").glob("encoder-states/*/states.bf16")
+    assert file.stat().st_size == (3 * 6 + 2) * 1500 * 64 * 2
 
 
 def test_states_are_gone_on_with(tmp_path: Path) -> None:

@@ -25,11 +25,14 @@ class Change:
     Attributes:
         speed: how many times as fast it is played.
         noise: dB of speech above noise; `None` is none.
+        mask_time, mask_mel: longest masks over the spectrogram, in frames and in mel bins.
         seed: of the noise and the masks.
     """
 
     speed: float = 1.0
     noise: float | None = None
+    mask_time: int = 0
+    mask_mel: int = 0
     seed: int = 0
 
 
@@ -38,7 +41,8 @@ def drawn(options: DistilOptions, samples: int, random: np.random.Generator) -> 
     slowest = max(1 - options.speed, samples / WINDOW_SAMPLES)
     speed = float(random.uniform(slowest, 1 + options.speed)) if options.speed else 1.0
     noisy, decibels = random.random() < options.noise, float(random.uniform(LOUDEST, QUIETEST))
-    return Change(speed, decibels if noisy else None, int(random.integers(1 << 31)))
+    seed = int(random.integers(1 << 31))
+    return Change(speed, decibels if noisy else None, options.mask_time, options.mask_mel, seed)
 
 
 def changed(sound: Samples, change: Change) -> Samples:
@@ -53,21 +57,21 @@ def changed(sound: Samples, change: Change) -> Samples:
     return (found + noise * np.float32(level)).astype(np.float32)
 
 
-def masked(features: Features, change: Change, options: DistilOptions, frames: int) -> Features:
+def masked(features: Features, change: Change, frames: int) -> Features:
     """The spectrogram with stretches of time and frequency at its mean.
 
     Args:
         features: (mel_bins, 3000) float32.
         frames: those that hold sound.
     """
-    if not options.mask_time and not options.mask_mel:
+    if not change.mask_time and not change.mask_mel:
         return features
     random = np.random.default_rng([change.seed, 1])
     found, mean = features.copy(), features.mean()
     for _ in range(MASKS):
         for axis, most, length in (
-            (0, options.mask_mel, len(found)),
-            (1, options.mask_time, frames),
+            (0, change.mask_mel, len(found)),
+            (1, change.mask_time, frames),
         ):
             width = int(random.integers(0, min(most, length) + 1))
             first = int(random.integers(0, length - width + 1))

@@ -7,7 +7,8 @@ square of the temperature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ class DistilTask:
         bad: Bad,
     ) -> None:
         self._teacher, self._options, self._bad = teacher, options, bad
-        self._windows, self._valid = [*train, *valid], list(valid)
+        self._valid = list(valid)
         self._sequences, self._kept = sequences, kept
         self.layers = spaced(teacher.weights.shape.decoder_layers, options.decoder_layers)
         small = shortened(teacher.weights, self.layers)
@@ -83,21 +84,28 @@ class DistilTask:
         self._student = Student(torch_model(small, teacher.tokens), self._whole, options)
         self.model: torch.nn.Module = self._student
 
+    def sounds(self) -> dict[str, tuple[LabelledWindow, Change]]:
+        """What the encoder hears again and again, by its key."""
+        plain = ((one, Change()) for one in self._valid)
+        return {key_of(*one): one for one in chain(self._lessons.sounds(), plain)}
+
     def keep_states(
-        self, device: torch.device, wanted: Sequence[str], report: Callable[[int], None]
+        self,
+        device: torch.device,
+        sounds: Mapping[str, tuple[LabelledWindow, Change]],
+        report: Callable[[int], None],
     ) -> None:
-        """Compute what the encoder makes of the windows with these keys.
+        """Compute what the encoder makes of sounds, by their keys.
 
         Raises:
             OutputError, InputError: by name.
         """
         assert self._kept is not None  # noqa: S101  the caller has made it
-        by_key = {key_of(one): one for one in self._windows}
         encoder = self._whole.model.encoder.to(device)
 
         def compute(key: str) -> torch.Tensor | None:
             try:
-                features = self._lessons.features(by_key[key], Change())
+                features = self._lessons.features(*sounds[key])
             except InputError as error:
                 self._bad(error)
                 return None
@@ -106,7 +114,7 @@ class DistilTask:
             states: torch.Tensor = found.last_hidden_state[0]
             return states
 
-        self._kept.fill(wanted, compute, report)
+        self._kept.fill(list(sounds), compute, report)
 
     def work(self, first: int, accelerator: Accelerator) -> Generator[Work[Taught], None, None]:
         """The work of all steps from `first` on, read ahead."""

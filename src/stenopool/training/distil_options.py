@@ -34,8 +34,13 @@ class DistilOptions(LoopOptions):
         mask_mel: Longest of two masks of SpecAugment in frequency, in mel bins; 0 is none.
         noise: Probability that noise is added, of 5 to 30 dB below the speech.
         speed: Play each window faster or slower by up to this share; 0 leaves it.
-        cache_gb: Room on the disk for what the encoder makes of the windows, while nothing
-            augments them; what does not fit is computed anew in every epoch.
+        copies: Ways that each window is augmented in, taken in turn; 0 is another one in every
+            epoch, which keeps the encoder at work.
+        token_noise: Share of the tokens told so far that are wrong ones, so that what is heard
+            counts for more.
+        dropout: Of the student's decoder.
+        cache_gb: Room on the disk for what the encoder makes of the windows and their copies; what
+            does not fit is computed anew in every epoch.
         greedy_tokens: Most tokens that are written for a window in an evaluation.
         on_bad: What becomes of windows that cannot be used: skip counts them, stop names the first.
     """
@@ -56,6 +61,9 @@ class DistilOptions(LoopOptions):
     mask_mel: int = 0
     noise: float = 0.0
     speed: float = 0.0
+    copies: int = 0
+    token_noise: float = 0.0
+    dropout: float = 0.0
     cache_gb: float = 20.0
     greedy_tokens: int = 224
     on_bad: str = STOP
@@ -73,6 +81,9 @@ class DistilOptions(LoopOptions):
         self._check("speed", 0 <= self.speed < 0.5, "a share from 0 to below 0.5")
         self._check("mask_time", 0 <= self.mask_time <= 3000, "0 to 3000 frames")
         self._check("mask_mel", 0 <= self.mask_mel <= 80, "0 to 80 bins")
+        for name in ("token_noise", "dropout"):
+            self._check(name, 0 <= getattr(self, name) < 1, "a share from 0 to below 1")
+        self._check("copies", 0 <= self.copies < 1_000_000, "0 or more")
         self._check("decoder_layers", self.decoder_layers >= 1, "1 or more")
         self._check("greedy_tokens", 1 <= self.greedy_tokens <= 448, "1 to 448")
 
@@ -85,3 +96,8 @@ class DistilOptions(LoopOptions):
     def augments(self) -> bool:
         """Whether a window sounds otherwise each time."""
         return bool(self.mask_time or self.mask_mel or self.noise or self.speed)
+
+    @property
+    def sounds(self) -> int:
+        """How many ways each window sounds; 0 is another one in every epoch."""
+        return self.copies if self.augments else 1

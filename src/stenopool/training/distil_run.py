@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -120,7 +120,7 @@ def train_distil(
             _announce(say, told, (bad, bad_valid))
         with closing(task):
             if states:
-                _keep(task, states, [*learned, *measured], accelerator, say)
+                _keep(task, states, accelerator, say)
             accelerator.wait_for_everyone()
             if states:
                 states.refresh()
@@ -184,7 +184,7 @@ def _sequences(teacher: Teacher, options: DistilOptions) -> Sequences:
 
 def _states(folder: Path, teacher: Teacher, options: DistilOptions) -> EncoderStates | None:
     """Where the encoder's states are kept; nowhere, if they are others in every epoch."""
-    if options.train_encoder or options.augments or not options.cache_gb:
+    if options.train_encoder or not options.sounds or not options.cache_gb:
         return None
     shape = (AUDIO_POSITIONS, teacher.weights.shape.width)
     name = f"{teacher.sha256[:16]}-{options.precision}"
@@ -194,7 +194,6 @@ def _states(folder: Path, teacher: Teacher, options: DistilOptions) -> EncoderSt
 def _keep(
     task: DistilTask,
     states: EncoderStates,
-    windows: Sequence[LabelledWindow],
     accelerator: Accelerator,
     say: Callable[[str], None],
 ) -> None:
@@ -205,16 +204,17 @@ def _keep(
     """
     if not accelerator.is_main_process:
         return
-    keys = [key_of(one) for one in windows]
-    wanted = states.wanted(keys)
+    sounds = task.sounds()
+    wanted = states.wanted(sounds)
     size = len(wanted) * states.row_bytes / GIGABYTE
-    left_out = len(set(keys)) - states.held(keys) - len(wanted)
+    left_out = len(sounds) - states.held(sounds) - len(wanted)
     states.check_room(len(wanted))
     if not wanted and not left_out:
         return
     more = f"; {left_out} more do not fit into `--cache-gb`" if left_out else ""
     say(f"what the encoder makes of {len(wanted)} windows will take {size:.2f} GB{more}")
-    task.keep_states(accelerator.device, wanted, _Tenths(len(wanted), say))
+    chosen = {key: sounds[key] for key in wanted}
+    task.keep_states(accelerator.device, chosen, _Tenths(len(wanted), say))
 
 
 class _Tenths:

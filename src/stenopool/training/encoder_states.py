@@ -1,8 +1,8 @@
-"""What a frozen encoder makes of each window, computed once and kept on the disk in bfloat16.
+"""What a frozen encoder makes of each sound, computed once and kept on the disk in bfloat16.
 
-`states.bf16` has one row a window, (1500, width) each; `states.jsonl` says whose row it is. Rows of
-another encoder are another folder's. A window has the same states in every run that hears it, so
-runs may share a folder.
+`states.bf16` has one row a sound, (1500, width) each; `states.jsonl` says whose row it is. Rows of
+another encoder are another folder's. A sound has the same states in every run that hears it, so
+runs may share a folder. A window is one sound, or as many as it is augmented in.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from stenopool.errors import StorageFull
 from stenopool.files import make_folder, output_error
+from stenopool.training.augment import Change
 from stenopool.training.labels import LabelledWindow
 from stenopool.training.ledger import Ledger
 
@@ -151,8 +153,8 @@ class EncoderStates:
         self._index.close()
 
 
-def key_of(window: LabelledWindow) -> str:
-    """What the states of a window depend on: its files, their sizes and what is taken of them."""
+def key_of(window: LabelledWindow, change: Change | None = None) -> str:
+    """What states depend on: files, their sizes, what is taken of them, and how it is changed."""
     parts = []
     for one in window.stretches:
         try:
@@ -160,4 +162,5 @@ def key_of(window: LabelledWindow) -> str:
         except OSError:
             size = -1
         parts.append([str(one.audio.resolve()), size, round(one.start, 4), round(one.end, 4)])
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    known = parts if change in (None, Change()) else [parts, asdict(change)]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]

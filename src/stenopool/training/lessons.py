@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import HOP_SAMPLES, WINDOW_FRAMES, WINDOW_SAMPLES, Features, log_mel
@@ -27,12 +28,18 @@ from stenopool.training.window_audio import WindowAudio
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A window, and how it is learned this time."""
+    """A window, and how it is learned this time.
+
+    Attributes:
+        token_noise: share of the tokens told so far that are wrong ones, drawn from `noise_seed`.
+    """
 
     window: LabelledWindow
     timestamps: bool = False
     previous: LabelledWindow | None = None
     change: Change = field(default_factory=Change)
+    token_noise: float = 0.0
+    noise_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +101,33 @@ class Lessons:
             window = self._train[at]
             times, told = random.random(2)
             previous = self._by_id.get(window.previous or "") if told < options.previous else None
-            samples = min(round(window.seconds * SAMPLE_RATE), WINDOW_SAMPLES)
-            change = drawn(options, samples, random) if options.augments else Change()
-            found.append(Told(window, bool(times < options.timestamps), previous, change))
+            seed = int(random.integers(1 << 31))
+            found.append(
+                Told(
+                    window,
+                    bool(times < options.timestamps),
+                    previous,
+                    self._change(int(at), number),
+                    options.token_noise,
+                    seed,
+                )
+            )
         return found
+
+    def sounds(self) -> Iterator[tuple[LabelledWindow, Change]]:
+        """All that is heard, where it is not another sound in every epoch."""
+        for copy in range(self._options.sounds):
+            for at, window in enumerate(self._train):
+                yield window, self._change(at, copy)
+
+    def _change(self, at: int, epoch: int) -> Change:
+        """How a window sounds in an epoch."""
+        options, window = self._options, self._train[at]
+        if not options.augments:
+            return Change()
+        copy = epoch % options.copies if options.copies else epoch
+        samples = min(round(window.seconds * SAMPLE_RATE), WINDOW_SAMPLES)
+        return drawn(options, samples, np.random.default_rng([options.seed, at, copy]))
 
     def units(self, told: Told) -> int:
         """Tokens that are learned."""
@@ -116,6 +146,7 @@ class Lessons:
                 np.stack([one for one in heard if one is not None] or [silence])
             )
         arrays = padded([self._prompted(told[row]) for row in rows or [0]], self._end)
+        self._disturb(arrays[0], [told[row] for row in rows])
         read, places, learned = (torch.from_numpy(one) for one in arrays)
         if not rows:  # a step without gradients would be another step for the optimiser
             places, learned = places[:0], learned[:0]
@@ -129,11 +160,21 @@ class Lessons:
         """
         sound = changed(self._audio.samples(window), change)
         frames = min(WINDOW_FRAMES, len(sound) // HOP_SAMPLES)
-        return masked(log_mel(sound, self._mel_bins), change, self._options, frames)
+        return masked(log_mel(sound, self._mel_bins), change, frames)
 
     def close(self) -> None:
         """Close the file that is open."""
         self._audio.close()
+
+    def _disturb(self, read: NDArray[np.int64], told: Sequence[Told]) -> None:
+        """Put other text tokens of the batch in the place of some."""
+        texts = read < self._end
+        known = read[texts]
+        for row, text, one in zip(read, texts, told, strict=False):
+            if one.token_noise:
+                random = np.random.default_rng(one.noise_seed)
+                wrong = text & (random.random(len(row)) < one.token_noise)
+                row[wrong] = random.choice(known, int(wrong.sum()))
 
     def _prompted(self, told: Told) -> Prompted:
         return self._sequences.sequence(
@@ -147,7 +188,7 @@ class Lessons:
         """Of all, or none."""
         if self._kept is None:
             return None
-        found = [self._kept.read(key_of(one.window)) for one in told]
+        found = [self._kept.read(key_of(one.window, one.change)) for one in told]
         there = [one for one in found if one is not None]
         return torch.stack(there) if len(there) == len(found) else None
 

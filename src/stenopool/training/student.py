@@ -46,6 +46,8 @@ class Student(torch.nn.Module):
         super().__init__()
         decoder = whisper.model.decoder
         decoder.layers.requires_grad_(True)
+        for layer in decoder.layers:
+            layer.dropout = options.dropout
         decoder.layer_norm.requires_grad_(True)
         if options.train_embeddings:
             decoder.embed_tokens.requires_grad_(True)
