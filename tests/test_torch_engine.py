@@ -110,9 +110,11 @@ def test_logits_of_real_weights_are_those_of_transformers(
 @pytest.mark.parametrize("rows", [1, PAIR, PAIR + 1, MOST, MOST + 1, 40])
 @pytest.mark.parametrize("outputs", [48, 640])  # the latter is large
 @pytest.mark.parametrize("precision", ["float32", "int8", "bfloat16"])
+@pytest.mark.parametrize("intel", [True, False])
 def test_linear_layer_is_the_product_with_its_weight(
-    rows: int, outputs: int, precision: str
+    rows: int, outputs: int, precision: str, intel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stenopool.engines.torch.linear._intel", lambda: intel)
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(outputs, 64, generator=random)
     bias = torch.randn(outputs, generator=random)

@@ -7,6 +7,7 @@ float32 on CPUs that depends on how the product is written down: see `_FewRows`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -74,17 +75,21 @@ def linear(
 class _FewRows:
     """float32 on CPUs, where a few rows meet large weights.
 
-    Written as usual, MKL copies the weights first, and for one row it has a slow kernel of its own.
-    With the weights on the left it reads them where they lie; a single row goes twice. From three
-    rows on oneDNN is faster yet, with weights that it has laid out for itself: as that takes their
-    room again, it is for the largest only. Milliseconds of the logits of `base`, one
-    core of a busy machine:
+    Written as usual, MKL copies the weights first on CPUs that are not Intel's, and for one row it
+    has a slow kernel of its own. With the weights on the left it reads them where they lie; a
+    single row goes twice. On Intel's it does that as usual. From three rows on oneDNN is faster
+    yet, with weights that it has laid out for itself: as that takes their room again, it is for
+    the largest only. Milliseconds of the logits of `base`, one core of a busy machine of
+    AMD (Zen 5), and two cores of a quiet one of Intel (Sapphire Rapids or later):
 
     | rows | 1 | 2 | 3 | 4 | 6 | 8 |
     |---|---|---|---|---|---|---|
-    | as usual | 10.8 | 25.6 | 39.5 | 20.7 | 22.1 | 23.1 |
-    | weights on the left | 5.7 | 5.7 | 7.6 | 10.4 | 12.1 | 13.2 |
-    | laid out by oneDNN | 9.5 | 9.7 | 7.5 | 6.8 | 7.4 | 10.2 |
+    | AMD, as usual | 10.8 | 25.6 | 39.5 | 20.7 | 22.1 | 23.1 |
+    | AMD, weights on the left | 5.7 | 5.7 | 7.6 | 10.4 | 12.1 | 13.2 |
+    | AMD, laid out by oneDNN | 9.5 | 9.7 | 7.5 | 6.8 | 7.4 | 10.2 |
+    | Intel, as usual | 3.9 | 4.3 | 4.6 | 5.0 | 5.6 | 8.0 |
+    | Intel, weights on the left | 6.9 | 7.0 | 7.0 | 6.5 | 6.6 | 6.7 |
+    | Intel, laid out by oneDNN | 4.0 | 4.1 | 4.3 | 4.5 | 4.8 | 5.2 |
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -93,18 +98,27 @@ class _FewRows:
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows > MOST:
+        if PAIR < rows <= MOST and self._laid_out is not None:
+            ops: Any = torch.ops.mkldnn
+            found: Tensor = ops._linear_pointwise(
+                x.reshape(rows, -1), self._laid_out, self._bias, "none", [], ""
+            )
+            return found.view(*x.shape[:-1], -1)
+        if rows > MOST or _intel():
             return functional.linear(x, self._weight, self._bias)
         flat = x.reshape(rows, -1)
-        if rows > PAIR and self._laid_out is not None:
-            ops: Any = torch.ops.mkldnn
-            found: Tensor = ops._linear_pointwise(flat, self._laid_out, self._bias, "none", [], "")
-            return found.view(*x.shape[:-1], -1)
         # Joined, not expanded: rows at the same place in memory would be multiplied one by one.
         product = (self._weight @ (flat if rows > 1 else torch.cat((flat, flat))).t()).t()[:rows]
         if self._bias is not None:
             product = product + self._bias
         return product.reshape(*x.shape[:-1], -1)
+
+
+@cache
+def _intel() -> bool:
+    """Whether MKL runs on a CPU of its own maker; unknown to older versions of PyTorch."""
+    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return "Intel" in str(capabilities().get("cpu_name"))
 
 
 def _laid_out(weight: Tensor) -> Tensor | None:
