@@ -141,12 +141,13 @@ def within(
 ) -> Iterator[InProcess]:
     """The command in this process, with scripted workers."""
     from pipelines import ScriptedSteno
-    from stenopool.pipeline import supervisor
+    from stenopool.pipeline import process, supervisor
     from stenopool.settings import settings
 
     command = ScriptedSteno({}, tmp_path).worker
     made = partial(supervisor.Supervisor, command=command)
     monkeypatch.setattr(supervisor, "Supervisor", made)
+    monkeypatch.setattr(process, "begin", partial(process.begin, command=command))
     monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
     settings.cache_clear()
     yield InProcess(monkeypatch, capfdbinary)

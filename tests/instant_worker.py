@@ -19,7 +19,7 @@ from typing import Any, Never
 from stenopool.decoding.batching import USUAL, Claim
 from stenopool.decoding.options import Options
 from stenopool.errors import NotMedia
-from stenopool.pipeline import worker
+from stenopool.pipeline import process, worker
 from stenopool.pipeline.job import changes
 from stenopool.transcript import Coverage, ModelInfo, Segment, Timing, Transcript, Word
 
@@ -114,14 +114,11 @@ class InstantModel:
 
 
 def main(spec: str) -> None:
-    """What `stenopool.pipeline.worker.main` does, with this model."""
+    """What `stenopool.pipeline.process.main` does, with this model."""
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-
-    def load(spec: worker.Spec) -> Any:
-        return InstantModel()
-
-    os._exit(worker.run(worker.Spec.from_json(spec), load, parent, sys.stdin))
+    model: Any = InstantModel()  # it does no jobs
+    os._exit(worker.run(process.Spec.from_json(spec), lambda: model, parent, sys.stdin))
 
 
 if __name__ == "__main__":

@@ -228,8 +228,9 @@ SCRIPTED_STENO = """
 import functools, sys
 sys.path.insert(0, {tests!r})
 from stenopool.cli import main
-from stenopool.pipeline import supervisor
+from stenopool.pipeline import process, supervisor
 supervisor.Supervisor = functools.partial(supervisor.Supervisor, command={command!r})
+process.begin = functools.partial(process.begin, command={command!r})
 main()
 """
 

@@ -34,7 +34,7 @@ from stenopool.decoding.options import Options
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading
 from stenopool.errors import EngineFailed, ModelNotPulled, NoSamples
-from stenopool.pipeline import activity, database, flow, job, worker
+from stenopool.pipeline import activity, flow, job, process, worker
 from stenopool.transcript import ModelInfo, Transcript, Word
 
 UNKNOWN, EXPLOSIVE = "unknown", "explosive"  # models that cannot be loaded
@@ -158,7 +158,7 @@ class ScriptedModel:
 
 
 def main(folder: str, *protocol: str, spec: str) -> None:
-    """What `stenopool.pipeline.worker.main` does, in less time and with this model."""
+    """What `stenopool.pipeline.process.main` does, in less time and with this model."""
     worker.NOTE_SECONDS = 0.1
     worker.WATCH_SECONDS = 0.05
     vars(worker)["BEAT_SECONDS"] = 0.3
@@ -166,18 +166,20 @@ def main(folder: str, *protocol: str, spec: str) -> None:
     activity.FIRST_WAIT = 0.05
     activity.LONGEST_WAIT = 0.2
     for spoken in protocol:
-        vars(job)["PROTOCOL"] = vars(database)["PROTOCOL"] = spoken
+        vars(job)["PROTOCOL"] = spoken
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def load(spec: worker.Spec) -> ScriptedModel:
-        if spec.group.model == EXPLOSIVE:
+    made = process.Spec.from_json(spec)
+
+    def loaded() -> ScriptedModel:
+        if made.group.model == EXPLOSIVE:
             os.abort()
-        if spec.group.model == UNKNOWN:
+        if made.group.model == UNKNOWN:
             raise ModelNotPulled(f"`{UNKNOWN}` is not here", do="Pull it")
         return ScriptedModel(Path(folder))
 
-    os._exit(worker.run(worker.Spec.from_json(spec), load, parent, sys.stdin))
+    os._exit(worker.run(made, loaded, parent, sys.stdin))
 
 
 if __name__ == "__main__":

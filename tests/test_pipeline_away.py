@@ -14,7 +14,8 @@ from pipelines import SCRIPTED, hold, imagined, opened, sqlite_url
 from stenopool.pipeline import flow
 from stenopool.pipeline.database import _engine
 from stenopool.pipeline.jobs import Jobs
-from stenopool.pipeline.worker import Spec, Worker, _Line
+from stenopool.pipeline.process import Spec
+from stenopool.pipeline.worker import Worker, _Line
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 def worker(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Worker:
     monkeypatch.setattr(flow, "_process", None)
     listener = cast(Any, None)
-    return Worker(Spec("sqlite:///x", SCRIPTED), listener, jobs.engine, _Line(io.StringIO()))
+    return Worker(Spec(SCRIPTED), listener, jobs.engine, _Line(io.StringIO()))
 
 
 @pytest.mark.parametrize(

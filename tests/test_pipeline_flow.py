@@ -371,8 +371,7 @@ def test_processes_of_another_protocol_leave_these_jobs_alone(
 ) -> None:
     (old,) = stage.submit("fine old.wav")
     with monkeypatch.context() as patch:
-        for module in ("job", "database"):
-            patch.setattr(f"stenopool.pipeline.{module}.PROTOCOL", "2")
+        patch.setattr("stenopool.pipeline.job.PROTOCOL", "2")
         (new,) = stage.submit("fine new.wav")
         with stage.running(command=[*stage.command, "2"]):
             wait_for(lambda: stage.state(new) == "done")

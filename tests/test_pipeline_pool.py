@@ -21,17 +21,19 @@ from stenopool.pipeline.job import FILES, SPANS, Group
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import Register
 from stenopool.pipeline.pool import STILLBORN, Child, Limits, Pool
-from stenopool.pipeline.worker import FENCED, STALLED, Spec
+from stenopool.pipeline.process import Begun, Spec, begin
+from stenopool.pipeline.worker import FENCED, STALLED, queues
 
 # The last part of its model's name tells a puppet what to do.
 PUPPET = """
 import json, os, select, signal, sys
 spec = json.loads(sys.argv[-1])
+database = json.loads(sys.stdin.buffer.raw.readline())["database"]
 does = spec["group"]["model"].rpartition("/")[2]
 signal.signal(signal.SIGTERM, signal.SIG_IGN if does == "stubborn" else lambda *_: os._exit(0))
 def tell(**what):
     print(json.dumps(what), flush=True)
-tell(id=f"puppet-{os.getpid()}")
+tell(id=f"puppet-{os.getpid()} of {database}")
 if does == "unloadable":
     tell(error={"code": "model_not_pulled", "message": "no", "hint": "Pull", "exit_status": 4})
     sys.exit(4)
@@ -96,11 +98,12 @@ def pool(
     """Makes pools of puppets."""
     made = []
 
-    def make(**limits: Any) -> Played:
+    def make(early: Begun | None = None, **limits: Any) -> Played:
         def failed(group: Group, error: dict[str, Any]) -> None:
             failures.append((group, error))
 
-        made.append(Played(jobs, "sqlite:///x", Limits(**limits), failed, command=COMMAND))
+        given = (jobs, "sqlite:///x", Limits(**limits), failed)
+        made.append(Played(*given, command=COMMAND, early=early))
         return made[-1]
 
     yield make
@@ -182,7 +185,31 @@ def test_process_is_told_what_it_is_for(pool: Callable[..., Played]) -> None:
     group = Group("/srv/a model/fine", "openvino", "cpu")
     found.tick({group.queue(SPANS): {"ENQUEUED": 1}})
     (child,) = found.children
-    assert spec_of(child) == Spec("sqlite:///x", group, threads=3, stall_seconds=7.0)
+    assert spec_of(child) == Spec(group, threads=3, stall_seconds=7.0)
+    found.until(lambda: child.id.endswith("of sqlite:///x"))
+    assert "sqlite" not in str(child.process.args)  # a URL may hold a password
+
+
+def test_process_that_has_begun_does_the_first_work_it_can(pool: Callable[..., Played]) -> None:
+    early = begin(Spec(Group("fine")), COMMAND)
+    found = pool(most=2, early=early)
+    found.until(lambda: len(found.children) == 2, waiting("fine", "other/fine"))
+    assert early.process in [child.process for child in found.children]
+    found.until(found.are_ready)
+
+
+def test_process_that_has_begun_in_vain_is_ended(
+    pool: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "EARLY_SECONDS", 0.2)
+    early = [begin(Spec(Group("fine"), threads=threads), COMMAND) for threads in (2, 3)]
+    late, stopped = (pool(early=one) for one in early)
+    stopped.tick(waiting("fine"))  # this would be with another number of threads
+    assert [child.process for child in stopped.children] != [early[1].process]
+    stopped.stop()
+    assert early[1].process.poll() is not None
+    late.until(lambda: early[0].process.poll() is not None)
+    assert late.children == []
 
 
 # --- for whom ----------------------------------------------------------------------------------
@@ -205,10 +232,10 @@ def test_device_that_is_not_here_is_not_served(
 
 def test_jobs_that_do_not_care_go_with_those_of_the_device(pool: Callable[..., Played]) -> None:
     found = pool(most=2, device="cpu")
-    queues = [Group("slow", device=device).queue(FILES) for device in ("cpu", "auto")]
-    found.tick({queue: {"ENQUEUED": 1} for queue in queues})
+    named = [Group("slow", device=device).queue(FILES) for device in ("cpu", "auto")]
+    found.tick({queue: {"ENQUEUED": 1} for queue in named})
     (child,) = found.children
-    assert set(queues) <= spec_of(child).queues().keys()
+    assert set(named) <= queues(spec_of(child)).keys()
 
 
 def test_lists_of_a_batch_are_for_its_own_processes(pool: Callable[..., Played]) -> None:
@@ -239,7 +266,7 @@ def test_those_that_are_tried_alone_get_one_more_process_of_their_own(
     found.tick(counts)
     assert sorted(spec_of(child).alone for child in found.children) == [False, True]
     alone = next(child for child in found.children if child.kind.alone)
-    assert set(spec_of(alone).queues().values()) == {1}
+    assert set(queues(spec_of(alone)).values()) == {1}
 
 
 # --- in turn -----------------------------------------------------------------------------------
@@ -531,6 +558,6 @@ def test_ended_processes_leave_no_open_files(pool: Callable[..., Played]) -> Non
 
 
 def test_spec_survives_the_command_line() -> None:
-    spec = Spec("postgresql://x", Group("ä b", "openvino", "cpu"), True, "night.1", 2, 1.5)
+    spec = Spec(Group("ä b", "openvino", "cpu"), True, "night.1", 2, 1.5)
     assert Spec.from_json(spec.to_json()) == spec
     assert json.loads(spec.to_json())["threads"] == 2

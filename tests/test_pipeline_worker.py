@@ -16,7 +16,8 @@ from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
 from stenopool.pipeline import flow
 from stenopool.pipeline.jobs import Jobs
-from stenopool.pipeline.worker import Spec, Worker, _Line
+from stenopool.pipeline.process import Spec
+from stenopool.pipeline.worker import Worker, _Line
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def worker(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """One that has not begun to work."""
     monkeypatch.setattr(flow, "_process", None)
     listener = cast(Any, None)
-    return Worker(Spec("sqlite:///x", SCRIPTED), listener, jobs.engine, _Line(io.StringIO()))
+    return Worker(Spec(SCRIPTED), listener, jobs.engine, _Line(io.StringIO()))
 
 
 def second() -> Window:

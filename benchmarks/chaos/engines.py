@@ -26,7 +26,7 @@ from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import PACKED, Options
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading
-from stenopool.pipeline import worker
+from stenopool.pipeline import process
 from stenopool.transcript import ModelInfo, Transcript, Word
 
 ENGLISH = Language("en", 1.0)
@@ -97,8 +97,8 @@ def _word(window: Window) -> Word:
 
 def main(seconds: float, spec: str) -> None:
     """The process."""
-    with patch.object(worker, "load", lambda _: Engine(seconds)):
-        worker.main(spec)
+    with patch.object(process, "load", lambda _: Engine(seconds)):
+        process.main(spec)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from .claims import digest
 STENO = (sys.executable, "-m", "stenopool", "run")
 SUPERVISE = (sys.executable, str(Path(__file__).parent / "supervise.py"))
 ENGINES = (*SUPERVISE, "--command", sys.executable, str(Path(__file__).parent / "engines.py"))
-WORKERS = ("stenopool.pipeline.worker", "saboteur.py", "engines.py")
+WORKERS = ("stenopool.pipeline.process", "saboteur.py", "engines.py")
 POLL_SECONDS = 0.5
 STILL_SECONDS = 180.0  # without any change: it will not go on
 STOP_SECONDS = 60.0

@@ -15,7 +15,7 @@ from unittest.mock import patch
 from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import Options
 from stenopool.decoding.transcriber import Transcriber
-from stenopool.pipeline import worker
+from stenopool.pipeline import process
 
 MARK = b"chaos:"
 FOR_EVER = 1_000_000  # seconds
@@ -64,4 +64,4 @@ def sabotaged(
 
 if __name__ == "__main__":
     with patch.object(Transcriber, "listen", sabotaged):
-        worker.main(sys.argv[1])
+        process.main(sys.argv[1])

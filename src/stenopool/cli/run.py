@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +15,14 @@ import typer
 from stenopool.cli.console import ProgressBar, clock, emit_json, open_stdout, say
 from stenopool.cli.options import DeviceName, EngineName, ModelName, Quiet, Threads, with_options
 from stenopool.decoding.options import Options
-from stenopool.errors import UnknownName, restored
+from stenopool.errors import StenoError, UnknownName, restored
 
 if TYPE_CHECKING:
+    from stenopool.bucket import Bucket
     from stenopool.pipeline.job import Group
     from stenopool.pipeline.jobs import Jobs, JobView
     from stenopool.pipeline.pool import Limits
+    from stenopool.pipeline.process import Begun
     from stenopool.pipeline.supervisor import Supervisor
 
 FORMATS = ("txt", "srt", "vtt", "json")
@@ -71,32 +74,57 @@ def run(
     """
     from stenopool.bucket import open_bucket
     from stenopool.pipeline.job import Group
-    from stenopool.pipeline.schedule import Schedules
-    from stenopool.pipeline.watch import Defaults, Watcher
 
     if json_lines:
         open_stdout()  # here, not after an hour of work
     group = Group(model_name(model), engine, device)
     check_request(group.model, options)
-    patience = ONCE_PATIENCE if once else 86_400.0
-    defaults = Defaults.of(group, format or FORMATS, options, patience)
     opened = open_bucket(bucket)
     opened.prepare()
-    jobs, url = open_jobs(database, opened.url)
-    status = supervise(
-        jobs,
-        url,
-        limits(workers, threads),
-        once=once,
-        json_lines=json_lines,
-        log_json=log_json,
-        quiet=quiet,
-        bucket=opened,
-        watcher=Watcher(opened, jobs, defaults),
-        duties=[] if once else [Schedules(jobs).tick],
-    )
+    with begun(opened, group, workers, threads) as early:
+        # These take a second, and so does the database.
+        from stenopool.pipeline.schedule import Schedules
+        from stenopool.pipeline.watch import Defaults, Watcher
+
+        patience = ONCE_PATIENCE if once else 86_400.0
+        defaults = Defaults.of(group, format or FORMATS, options, patience)
+        jobs, url = open_jobs(database, opened.url)
+        status = supervise(
+            jobs,
+            url,
+            limits(workers, threads),
+            early=early,
+            once=once,
+            json_lines=json_lines,
+            log_json=log_json,
+            quiet=quiet,
+            bucket=opened,
+            watcher=Watcher(opened, jobs, defaults),
+            duties=[] if once else [Schedules(jobs).tick],
+        )
     if status:
         raise typer.Exit(status)
+
+
+@contextmanager
+def begun(bucket: Bucket, group: Group, workers: int, threads: int) -> Iterator[Begun | None]:
+    """A worker process for what waits in a bucket: it loads its model while this one comes up."""
+    from stenopool.pipeline import process
+    from stenopool.pipeline.keys import INPUT
+    from stenopool.settings import settings
+
+    waits = None
+    with suppress(StenoError):  # the watcher will say so, and try again
+        waits = next(iter(bucket.keys(INPUT)), None)
+    if not workers or waits is None:
+        yield None
+        return
+    spec = process.Spec(group, threads=threads, stall_seconds=settings().stall_seconds)
+    early = process.begin(spec)
+    try:
+        yield early
+    finally:
+        early.end()
 
 
 def worker(

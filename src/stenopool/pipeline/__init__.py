@@ -4,7 +4,8 @@ watch        what stands in `input/` becomes jobs
 job          what a job is; jobs: how people and programs see them
 supervisor   the loop of `steno run` and `steno worker`, around
 pool         the worker processes of this machine
-worker       one of them: a model and the queues that it serves
+process      how one of them begins: what it is to be, and its model
+worker       what it then does, for the queues that it serves
 flow         the durable workflows that it runs, made of
 recording    the steps of the work on one recording, which use
 checkpoints  what is kept in `work/` on the way

@@ -18,19 +18,13 @@ from platformdirs import user_data_path
 
 from stenopool.errors import UsageError
 from stenopool.files import make_folder
+from stenopool.pipeline import job
 from stenopool.text import encodable
 
 if TYPE_CHECKING:
     from dbos import DBOSConfig
 
 APPLICATION = "stenopool"
-PROTOCOL = "1"
-"""Version of what processes tell each other through the database and `work/`.
-
-Queues bear it, so processes of another protocol never see these jobs; and it is the application
-version, so DBOS does not hand them over either.
-"""
-
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
 BUSY_MILLISECONDS = 30_000
@@ -170,7 +164,7 @@ def configuration(engine: sa.Engine, executor: str) -> DBOSConfig:
         "system_database_url": engine.url.render_as_string(hide_password=False),
         "system_database_engine": engine,
         "executor_id": executor,
-        "application_version": PROTOCOL,
+        "application_version": job.PROTOCOL,  # DBOS hands over no jobs of another one
         "serializer": _JSON,
         "log_level": "CRITICAL",  # it logs each failed recording, with a traceback
         "run_migrations": False,

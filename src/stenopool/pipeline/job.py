@@ -12,8 +12,13 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from stenopool.bucket import Key, Stamp
 from stenopool.decoding.options import Options
-from stenopool.pipeline.database import PROTOCOL
 from stenopool.text import encodable
+
+PROTOCOL = "1"
+"""Version of what processes tell each other through the database and `work/`.
+
+Queues bear it, so processes of another protocol never see these jobs.
+"""
 
 COMMIT = "json"  # the format that appears last
 ANY_DEVICE = "auto"

@@ -15,6 +15,7 @@ from dbos import EnqueueOptions, WorkflowStatus
 from stenopool.bucket import Stamp
 from stenopool.errors import Defect, UnknownName, UsageError
 from stenopool.pipeline import database
+from stenopool.pipeline import job as protocol
 from stenopool.pipeline.job import (
     FILES,
     SPANS,
@@ -157,7 +158,7 @@ class Jobs:
                     "workflow_name": TRANSCRIBE,
                     "queue_name": job.queue(FILES),
                     "workflow_id": job_id,
-                    "app_version": database.PROTOCOL,
+                    "app_version": protocol.PROTOCOL,
                 }
                 if job.batch:
                     # The column for whom a workflow is: the only one of ours that can be searched.
@@ -172,7 +173,7 @@ class Jobs:
             "workflow_name": SPAN,
             "queue_name": queue,
             "workflow_id": span_id,
-            "app_version": database.PROTOCOL,
+            "app_version": protocol.PROTOCOL,
         }
         self.client.enqueue(options, span_id, job_id, job.to_dict(), details)
 

@@ -11,7 +11,6 @@ import json
 import logging
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,14 +25,15 @@ from stenopool.pipeline.events import event
 from stenopool.pipeline.job import ANY_DEVICE, Group
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import Death, Register, release
-from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, STALLED, Spec
+from stenopool.pipeline.process import COMMAND, Begun, Spec, begin
+from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, STALLED
 
-COMMAND = (sys.executable, "-m", "stenopool.pipeline.worker")
 SILENT_SECONDS = 45.0  # it says something every second, unless the whole process stands still
 RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends between jobs
 LAST_WORDS_SECONDS = 2.0  # until what a dead process has said is read
 WANTED_SECONDS = 5.0  # after the last time that a process was asked for in vain
 TURN_SECONDS = 60.0  # that a model may keep a process while another one waits
+EARLY_SECONDS = 20.0  # that an early process waits for work: files may look unfinished for so long
 LONGEST_PAUSE = 60.0  # between starts of a process that does not come up
 STILLBORN = 3  # processes that died before they were up: then the model counts as not loaded
 
@@ -109,9 +109,10 @@ class Child:
         self._outbox: SimpleQueue[str] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_all, name="worker-pipe", daemon=True)
 
-    def start(self) -> None:
-        """Hear it, and let it hear."""
+    def start(self, database: str) -> None:
+        """Tell it its database; hear it, and let it hear."""
         self.listener.start()
+        self._write({"database": database})
         self._writer.start()
 
     def listen(self) -> None:
@@ -144,7 +145,8 @@ class Child:
         """Let go of the pipes; it has ended."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe and not self.listener.is_alive():
-                pipe.close()
+                with contextlib.suppress(OSError):  # of what it was told and did not read
+                    pipe.close()
 
     def ask(self, request: dict[str, Any], answer: Answer) -> None:
         """Hand over a request or open a stream; the answers come on a thread of this child."""
@@ -210,6 +212,7 @@ class Pool:
         database: URL that the processes open.
         failed: is told when a process cannot load its model, with the error's record.
         command: of a process; its `Spec` as JSON is added.
+        early: a process that has begun already, for the first work that it can do.
     """
 
     def __init__(
@@ -220,6 +223,7 @@ class Pool:
         failed: Callable[[Group, dict[str, Any]], None],
         *,
         command: Sequence[str] = COMMAND,
+        early: Begun | None = None,
     ) -> None:
         self.limits = limits
         self.children: list[Child] = []
@@ -230,6 +234,8 @@ class Pool:
         self._database = database
         self._failed = failed
         self._command = command
+        self._early = early
+        self._early_until = time.monotonic() + EARLY_SECONDS
         self._pauses: dict[Kind, tuple[float, int]] = {}  # until when, after how many starts
         self._waiting_since: dict[Kind, float] = {}
         self._asked: dict[Kind, float] = {}  # until when a process is wanted for requests
@@ -244,6 +250,8 @@ class Pool:
         self._check()
         waiting = self._waiting(counts) | self._wanted() if self.limits.most else set()
         self._stop_idle(waiting)
+        if time.monotonic() > self._early_until:
+            self._end_early()
         now = time.monotonic()
         for kind in sorted(waiting, key=lambda kind: (self._waiting_since.get(kind, now), kind)):
             self._serve(kind)
@@ -280,6 +288,7 @@ class Pool:
 
     def stop(self) -> None:
         """End all processes; what is being read is finished."""
+        self._end_early()
         for child in self.children:
             child.drain()
         until = time.monotonic() + DRAIN_SECONDS + 5
@@ -343,25 +352,20 @@ class Pool:
         if time.monotonic() < until:
             return
         limits = self.limits
-        spec = Spec(
-            self._database,
-            kind.group,
-            kind.alone,
-            kind.reserved,
-            limits.threads,
-            limits.stall_seconds,
-        )
-        process = subprocess.Popen(
-            [*self._command, spec.to_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, who ends it in good order
-        )
-        child = Child(kind, process)
-        child.start()
+        spec = Spec(kind.group, kind.alone, kind.reserved, limits.threads, limits.stall_seconds)
+        if self._early and self._early.spec == spec:
+            begun, self._early = self._early, None
+        else:
+            begun = begin(spec, self._command)
+        child = Child(kind, begun.process)
+        child.start(self._database)
         self.children.append(child)
-        event("worker_started", pid=process.pid, model=kind.group.model, alone=kind.alone)
+        event("worker_started", pid=child.process.pid, model=kind.group.model, alone=kind.alone)
+
+    def _end_early(self) -> None:
+        if self._early:
+            self._early.end()
+            self._early = None
 
     def _reap(self) -> None:
         for child in [one for one in self.children if one.process.poll() is not None]:

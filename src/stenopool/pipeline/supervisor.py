@@ -22,7 +22,8 @@ from stenopool.pipeline.events import event
 from stenopool.pipeline.job import Group
 from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView, state_of
 from stenopool.pipeline.liveness import Janitor
-from stenopool.pipeline.pool import COMMAND, Limits, Pool
+from stenopool.pipeline.pool import Limits, Pool
+from stenopool.pipeline.process import COMMAND, Begun
 from stenopool.pipeline.watch import Watcher
 
 TICK_SECONDS = 0.2
@@ -55,6 +56,7 @@ class Supervisor:
         watcher: None where only the queues are served.
         history_days: after which ended jobs are forgotten.
         command: of a worker process.
+        early: one that has begun already.
         brisk: requests may come at any moment, so it never sleeps long.
         on_failure: is told of a model that could not be loaded.
         duties: called at each sweep, such as schedules.
@@ -68,6 +70,7 @@ class Supervisor:
     watcher: Watcher | None = None
     history_days: float = 30.0
     command: Sequence[str] = COMMAND
+    early: Begun | None = None
     duties: Sequence[Callable[[], object]] = ()
     batch: str = ""
     brisk: bool = False
@@ -78,7 +81,12 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self.pool = Pool(
-            self.jobs, self.database, self.limits, self._cannot_load, command=self.command
+            self.jobs,
+            self.database,
+            self.limits,
+            self._cannot_load,
+            command=self.command,
+            early=self.early,
         )
         self._janitor = Janitor(self.jobs)
         self._since = time.time()

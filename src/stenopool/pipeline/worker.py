@@ -11,12 +11,10 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import IO, Any, Self, cast
+from typing import IO, Any, cast
 
 import sqlalchemy as sa
 from dbos import DBOS
@@ -29,6 +27,7 @@ from stenopool.pipeline.desk import Answerer, Desk
 from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group
 from stenopool.pipeline.jobs import FILES_AT_ONCE, SPANS_AT_ONCE, Jobs
 from stenopool.pipeline.liveness import BEAT_SECONDS, Register, release
+from stenopool.pipeline.process import Spec
 from stenopool.pipeline.recording import Listener
 from stenopool.pipeline.streams import Speaker, Streams
 
@@ -42,70 +41,43 @@ WATCH_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What a worker process is to be.
-
-    Attributes:
-        database: URL.
-        group: the jobs that it can do; its device is what the process has.
-        alone: it works on one recording at a time, of those that were there when one died.
-        reserved: it serves one child of a batch only.
-        threads: cores to use; 0 is all.
-        stall_seconds: without getting on, after which a recording is given up.
-    """
-
-    database: str
-    group: Group
-    alone: bool = False
-    reserved: str = ""
-    threads: int = 0
-    stall_seconds: float = 300.0
-
-    def to_json(self) -> str:
-        """For the command line of the process."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`."""
-        data = json.loads(text)
-        return cls(**{**data, "group": Group(**data["group"])})
-
-    def queues(self) -> dict[str, int]:
-        """The queues that it serves, and how many jobs of each at once."""
-        at_once = {FILES: FILES_AT_ONCE, SPANS: SPANS_AT_ONCE}
-        devices = {self.group.device, ANY_DEVICE}
-        groups = [Group(self.group.model, self.group.engine, device) for device in devices]
-        return {
-            group.queue(kind, alone=self.alone, reserved=self.reserved): 1 if self.alone else most
-            for group in groups
-            for kind, most in at_once.items()
-        }
-
-
-def run(spec: Spec, load: Callable[[Spec], Listener], parent: IO[str], stdin: IO[str]) -> int:
+def run(spec: Spec, loaded: Callable[[], Listener], parent: IO[str], stdin: IO[str]) -> int:
     """Work until told to stop; gives the exit status.
 
     Args:
-        load: loads the model.
+        loaded: gives the model.
         parent: where the parent reads what this process does.
-        stdin: ends when the parent does.
+        stdin: its first line tells the database; it ends when the parent does.
     """
     line = _Line(parent)
+    said = stdin.readline()
+    if not said:
+        return 0  # the parent did not need this process, or is dead
     try:
-        listener = load(spec)
-    except StenoError as error:
-        line.tell(error={**error.record(), "exit_status": error.exit_status})
-        return error.exit_status
-    try:
-        engine = open_database(spec.database)
+        engine = open_database(json.loads(said)["database"])
     except StenoError as error:  # the parent has it open: it is away, or has too many connections
         log.warning("cannot reach the database: %s", error)
+        return error.exit_status
+    try:
+        listener = loaded()
+    except StenoError as error:
+        line.tell(error={**error.record(), "exit_status": error.exit_status})
         return error.exit_status
     worker = Worker(spec, listener, engine, line)
     worker.hear(stdin)
     return worker.work()
+
+
+def queues(spec: Spec) -> dict[str, int]:
+    """The queues that a process serves, and how many jobs of each at once."""
+    at_once = {FILES: FILES_AT_ONCE, SPANS: SPANS_AT_ONCE}
+    devices = {spec.group.device, ANY_DEVICE}
+    groups = [Group(spec.group.model, spec.group.engine, device) for device in devices]
+    return {
+        group.queue(kind, alone=spec.alone, reserved=spec.reserved): 1 if spec.alone else most
+        for group in groups
+        for kind, most in at_once.items()
+    }
 
 
 class Worker:
@@ -131,9 +103,10 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         self._line.tell(id=self.id)
         DBOS(config=configuration(self._engine, self.id))
-        for queue, at_once in self._spec.queues().items():
+        served = queues(self._spec)
+        for queue, at_once in served.items():
             self._jobs.register(queue, at_once)
-        DBOS.listen_queues([*self._spec.queues()])
+        DBOS.listen_queues([*served])
         for work in (self._watch, self._keep):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
         DBOS.launch()
@@ -268,31 +241,3 @@ class _Line:
         with self._lock:
             self._file.write(text + "\n")
             self._file.flush()
-
-
-def load(spec: Spec) -> Listener:
-    """The model of a worker."""
-    from stenopool.decoding.batching import Batcher
-    from stenopool.decoding.transcriber import Transcriber
-
-    group = spec.group
-    transcriber = Transcriber(
-        group.model, engine=group.engine, device=group.device, threads=spec.threads
-    )
-    if spec.alone:
-        transcriber.batcher = Batcher(1)  # one window at a time: the least memory there is
-    return transcriber
-
-
-def main(text: str) -> None:
-    """The process. What it tells its parent goes to stdout, and nothing else does."""
-    parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    logging.basicConfig(level=logging.WARNING)
-    status = run(Spec.from_json(text), load, parent, sys.stdin)
-    sys.stderr.flush()
-    os._exit(status)  # threads that are parked never end
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -18,7 +18,8 @@ from stenopool.bucket import Bucket
 from stenopool.errors import StenoError
 from stenopool.pipeline.job import Group
 from stenopool.pipeline.jobs import Jobs, JobView
-from stenopool.pipeline.pool import COMMAND, Limits
+from stenopool.pipeline.pool import Limits
+from stenopool.pipeline.process import COMMAND
 from stenopool.pipeline.supervisor import Supervisor
 from stenopool.service import jobs, openai, operation, problems, realtime, sagemaker
 from stenopool.service.access import Access
