@@ -25,6 +25,7 @@ from stenopool.audio.features import log_mel
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.errors import NotMedia, ResumeRefused, StorageFull, UnsupportedOption, UsageError
 from stenopool.models.formats.reading import read_whisper
+from stenopool.models.formats.tokenizer import tokenizer_of_words
 from stenopool.training import encoder_states
 from stenopool.training.agreement import Said, agreement
 from stenopool.training.augment import Change, changed, drawn, masked
@@ -34,13 +35,13 @@ from stenopool.training.encoder_states import EncoderStates
 from stenopool.training.examples import Bad
 from stenopool.training.greedy import greedy
 from stenopool.training.labels import LabelledWindow, Passage, labelled, timestamped
-from stenopool.training.lessons import Lessons, Told
-from stenopool.training.sequences import Sequences, padded
+from stenopool.training.sequences import UNLABELLED, Sequences, padded
 from stenopool.training.setting import Outcome
 from stenopool.training.student import TOKENS_AT_ONCE, Taught, logits, loss_of
 from stenopool.training.whisper_models import Teacher, shortened, spaced, torch_model
 from stenopool.training.window_audio import WindowAudio
 from trainings import records, same, weights
+from whisper_models import ENGLISH
 
 ENVIRONMENT = {**os.environ, "STENO_OFFLINE": "1", "OMP_NUM_THREADS": "2", "NO_COLOR": "1"}
 QUICK: dict[str, Any] = {"steps": 4, "evaluate_every": 2, "batch_seconds": 60.0, "greedy_tokens": 8}
@@ -158,7 +159,7 @@ def test_encoder_and_embeddings_stay_unless_they_are_to_learn(place: Path, tmp_p
     [
         {"mask_time": 50, "mask_mel": 10, "noise": 0.5, "speed": 0.1},
         {"precision": "bf16"},
-        {"token_noise": 0.2, "dropout": 0.1},
+        {"split_tokens": 0.2},
         {"labels": "reference", "checkpointing": True, "accumulate": 2},
     ],
 )
@@ -274,7 +275,7 @@ def test_gradient_of_the_loss_is_the_true_one() -> None:
     torch.manual_seed(3)
     student = torch.randn(TOKENS_AT_ONCE + 5, 7, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(TOKENS_AT_ONCE + 5, 7, dtype=torch.float64)
-    learned = torch.randint(0, 7, (len(student),))
+    learned = torch.randint(-1, 7, (len(student),))
     for options in (DistilOptions(), DistilOptions(ce_weight=0.0, temperature=3.0)):
 
         def loss(given: torch.Tensor, options: DistilOptions = options) -> torch.Tensor:
@@ -382,26 +383,27 @@ def test_augmentation_follows_from_its_seed_and_keeps_to_30_s() -> None:
     assert rows.sum() > 0 and np.array_equal(hidden[:, 1000:][~rows], features[:, 1000:][~rows])
 
 
-def test_wrong_tokens_are_told_and_never_learned(sequences: Sequences) -> None:
-    windows = [spoken(sequences), spoken(sequences, "b", "they are")]
-    known = sequences.vocabulary
-    lessons = Lessons(
-        windows, sequences, DistilOptions(), mel_bins=80, end=known.end, kept=None, bad=Bad(True)
+def test_tokens_told_as_two_spell_the_same_and_only_first_halves_are_no_labels(
+    tmp_path: Path,
+) -> None:
+    words = tokenizer_of_words(
+        [*(bytes([byte]) for byte in range(256)), b"it", b" it", b" is"], ENGLISH
     )
-    features = np.zeros((80, 3000), np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lessons, "features", lambda window, change: features)
-        clean = lessons.batch([Told(one) for one in windows])
-        noisy, again = (
-            lessons.batch([Told(one, token_noise=0.5, noise_seed=7) for one in windows])
-            for _ in range(2)
-        )
-    assert torch.equal(noisy.read, again.read)
-    assert torch.equal(noisy.learned, clean.learned)
-    wrong = noisy.read != clean.read
-    assert 0.2 < wrong.sum() / (clean.read < known.end).sum() < 0.6
-    assert bool((clean.read[wrong] < known.end).all())  # what is no text stays
-    assert set(noisy.read[wrong].tolist()) <= set(b" it is they are")
+    (tmp_path / "tokenizer.json").write_bytes(words)
+    known = Vocabulary(tmp_path / "tokenizer.json")
+    sequences = Sequences(known, "digits", multilingual=False, most=64, reference=False)
+    assert [known.text(both) for both in known.halves(known.encode(" it")[0])] == [" it"]
+    plain = sequences.sequence(spoken(sequences, text="it is it is"), timestamps=True)
+    found = sequences.split(plain, 0.99, np.random.default_rng(1))
+    again = sequences.split(plain, 0.99, np.random.default_rng(1))
+    assert found == again != plain
+    assert known.text(found.tokens) == known.text(plain.tokens)
+    _, _, learned = padded([found], known.end)
+    assert len(found.split) == len(found.tokens) - len(plain.tokens) == 2
+    assert (learned == UNLABELLED).sum() == len(found.split)
+    assert set(learned.tolist()) - {UNLABELLED} <= set(found.tokens)
+    full = Sequences(known, "digits", multilingual=False, most=len(plain.tokens), reference=False)
+    assert full.split(plain, 0.99, np.random.default_rng(1)) == plain
 
 
 def test_agreement_counts_every_token_that_is_otherwise() -> None:
@@ -474,7 +476,7 @@ def test_states_are_computed_once_and_change_nothing(place: Path, tmp_path: Path
 
 def test_copies_are_kept_too_and_change_nothing(place: Path, tmp_path: Path) -> None:
     more: dict[str, Any] = {"noise": 1.0, "mask_time": 50, "copies": 3, "steps": 9}
-    more |= {"token_noise": 0.2, "dropout": 0.1, "evaluate_every": 9}
+    more |= {"split_tokens": 0.2, "evaluate_every": 9}
     trained(place, tmp_path / "kept", **more)
     trained(place, tmp_path / "anew", cache_gb=0.0, **more)
     trained(place, tmp_path / "others", **(more | {"copies": 2}))

@@ -119,6 +119,15 @@ class Vocabulary:
         """Without timestamps and other special tokens."""
         return [token for token in tokens if token < self.end]
 
+    def halves(self, token: int) -> list[tuple[int, int]]:
+        """All ways in which a token's text is that of two others."""
+        text = self._tokenizer.id_to_token(token) or ""  # a character for each byte
+        parts = ((text[:at], text[at:]) for at in range(1, len(text)))
+        known = (tuple(map(self._tokenizer.token_to_id, both)) for both in parts)
+        return [
+            (first, second) for first, second in known if first is not None and second is not None
+        ]
+
     def text(self, tokens: Sequence[int]) -> str:
         """Text of tokens; special ones are left out."""
         return str(self._tokenizer.decode(self.text_tokens(tokens)))

@@ -36,9 +36,8 @@ class DistilOptions(LoopOptions):
         speed: Play each window faster or slower by up to this share; 0 leaves it.
         copies: Ways that each window is augmented in, taken in turn; 0 is another one in every
             epoch, which keeps the encoder at work.
-        token_noise: Share of the tokens told so far that are wrong ones, so that what is heard
-            counts for more.
-        dropout: Of the student's decoder.
+        split_tokens: Share of the tokens that are told as two, as those of rare words are; what
+            comes there is learned from the teacher alone.
         cache_gb: Room on the disk for what the encoder makes of the windows and their copies; what
             does not fit is computed anew in every epoch.
         greedy_tokens: Most tokens that are written for a window in an evaluation.
@@ -62,8 +61,7 @@ class DistilOptions(LoopOptions):
     noise: float = 0.0
     speed: float = 0.0
     copies: int = 0
-    token_noise: float = 0.0
-    dropout: float = 0.0
+    split_tokens: float = 0.0
     cache_gb: float = 20.0
     greedy_tokens: int = 224
     on_bad: str = STOP
@@ -81,8 +79,7 @@ class DistilOptions(LoopOptions):
         self._check("speed", 0 <= self.speed < 0.5, "a share from 0 to below 0.5")
         self._check("mask_time", 0 <= self.mask_time <= 3000, "0 to 3000 frames")
         self._check("mask_mel", 0 <= self.mask_mel <= 80, "0 to 80 bins")
-        for name in ("token_noise", "dropout"):
-            self._check(name, 0 <= getattr(self, name) < 1, "a share from 0 to below 1")
+        self._check("split_tokens", 0 <= self.split_tokens < 1, "a share from 0 to below 1")
         self._check("copies", 0 <= self.copies < 1_000_000, "0 or more")
         self._check("decoder_layers", self.decoder_layers >= 1, "1 or more")
         self._check("greedy_tokens", 1 <= self.greedy_tokens <= 448, "1 to 448")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.features import HOP_SAMPLES, WINDOW_FRAMES, WINDOW_SAMPLES, Features, log_mel
@@ -31,15 +30,15 @@ class Told:
     """A window, and how it is learned this time.
 
     Attributes:
-        token_noise: share of the tokens told so far that are wrong ones, drawn from `noise_seed`.
+        split_tokens: share of the tokens that are told as two, drawn from `seed`.
     """
 
     window: LabelledWindow
     timestamps: bool = False
     previous: LabelledWindow | None = None
     change: Change = field(default_factory=Change)
-    token_noise: float = 0.0
-    noise_seed: int = 0
+    split_tokens: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Lessons:
                     bool(times < options.timestamps),
                     previous,
                     self._change(int(at), number),
-                    options.token_noise,
+                    options.split_tokens,
                     seed,
                 )
             )
@@ -146,7 +145,6 @@ class Lessons:
                 np.stack([one for one in heard if one is not None] or [silence])
             )
         arrays = padded([self._prompted(told[row]) for row in rows or [0]], self._end)
-        self._disturb(arrays[0], [told[row] for row in rows])
         read, places, learned = (torch.from_numpy(one) for one in arrays)
         if not rows:  # a step without gradients would be another step for the optimiser
             places, learned = places[:0], learned[:0]
@@ -166,23 +164,17 @@ class Lessons:
         """Close the file that is open."""
         self._audio.close()
 
-    def _disturb(self, read: NDArray[np.int64], told: Sequence[Told]) -> None:
-        """Put other text tokens of the batch in the place of some."""
-        texts = read < self._end
-        known = read[texts]
-        for row, text, one in zip(read, texts, told, strict=False):
-            if one.token_noise:
-                random = np.random.default_rng(one.noise_seed)
-                wrong = text & (random.random(len(row)) < one.token_noise)
-                row[wrong] = random.choice(known, int(wrong.sum()))
-
     def _prompted(self, told: Told) -> Prompted:
-        return self._sequences.sequence(
+        found = self._sequences.sequence(
             told.window,
             timestamps=told.timestamps,
             previous=told.previous,
             speed=told.change.speed,
         )
+        if not told.split_tokens:
+            return found
+        random = np.random.default_rng(told.seed)
+        return self._sequences.split(found, told.split_tokens, random)
 
     def _states(self, told: Sequence[Told]) -> torch.Tensor | None:
         """Of all, or none."""

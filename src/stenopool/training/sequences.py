@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from stenopool.decoding.tokens import PREVIOUS_TOKENS, Vocabulary
 from stenopool.errors import UsageError
 from stenopool.training.labels import LabelledWindow, timestamped
 
+UNLABELLED = -1  # a token that is no label
+
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
@@ -19,10 +22,12 @@ class Prompted:
 
     Attributes:
         start: place of the start of transcript; all tokens after it are learned.
+        split: places of tokens that are first halves of what would be said in one.
     """
 
     tokens: tuple[int, ...]
     start: int
+    split: frozenset[int] = frozenset()
 
 
 class Sequences:
@@ -47,6 +52,7 @@ class Sequences:
         self.vocabulary = vocabulary
         self._tokenizer, self._multilingual = tokenizer, multilingual
         self._most, self._reference = most, reference
+        self._halves = cache(vocabulary.halves)
 
     def head(self, window: LabelledWindow) -> list[int]:
         """Start of transcript, and for multilingual models language and task.
@@ -126,6 +132,22 @@ class Sequences:
         whole = (*prompt, *label, self.vocabulary.end)
         return Prompted(whole, prompt.index(self.vocabulary.start))
 
+    def split(self, one: Prompted, share: float, random: np.random.Generator) -> Prompted:
+        """A sequence with so many of its text tokens told as two (Provilkov et al. 2020)."""
+        tokens = list(one.tokens[: one.start + 1])
+        halved: list[int] = []
+        room = self._most - len(one.tokens)
+        for token in one.tokens[one.start + 1 :]:
+            ways = []
+            if token < self.vocabulary.end and random.random() < share and len(halved) < room:
+                ways = self._halves(token)
+            if ways:
+                halved.append(len(tokens))
+                tokens += ways[int(random.integers(len(ways)))]
+            else:
+                tokens.append(token)
+        return Prompted(tuple(tokens), one.start, frozenset(halved))
+
     def _told(self, previous: LabelledWindow, room: int) -> list[int]:
         """The end of the text before, as far as there is room; each piece of it is a token."""
         tokens = self.vocabulary.text_tokens(self._label(previous))
@@ -138,7 +160,7 @@ def padded(sequences: Sequence[Prompted], end: int) -> tuple[np.ndarray, np.ndar
 
     Returns:
         what is read: (windows, longest) int64; where something is learned: (tokens,) places in it,
-        flattened; what is learned there: (tokens,).
+        flattened; what is learned there: (tokens,), `UNLABELLED` where only the teacher says that.
     """
     longest = max(len(one.tokens) for one in sequences) - 1
     read = np.full((len(sequences), longest), end, dtype=np.int64)
@@ -148,5 +170,8 @@ def padded(sequences: Sequence[Prompted], end: int) -> tuple[np.ndarray, np.ndar
         count = len(one.tokens) - 1
         read[row, :count] = one.tokens[:-1]
         places += [row * longest + at for at in range(one.start, count)]
-        learned += one.tokens[one.start + 1 :]
+        learned += [
+            UNLABELLED if at in one.split else one.tokens[at]
+            for at in range(one.start + 1, len(one.tokens))
+        ]
     return read, np.array(places, dtype=np.int64), np.array(learned, dtype=np.int64)

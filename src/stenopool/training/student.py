@@ -20,7 +20,7 @@ class Taught:
     Attributes:
         read: (windows, tokens) int64, what the decoder reads.
         places: where in it, flattened, something is learned.
-        learned: what that is.
+        learned: what that is; below 0 only the teacher knows.
         states: (windows, 1500, width) bfloat16 of the encoder, where they are kept.
         features: (windows, mel bins, 3000) float32, where they are not.
         rows: which of the windows these are; those that cannot be heard are missing.
@@ -46,8 +46,6 @@ class Student(torch.nn.Module):
         super().__init__()
         decoder = whisper.model.decoder
         decoder.layers.requires_grad_(True)
-        for layer in decoder.layers:
-            layer.dropout = options.dropout
         decoder.layer_norm.requires_grad_(True)
         if options.train_embeddings:
             decoder.embed_tokens.requires_grad_(True)
@@ -106,7 +104,7 @@ def loss_of(
 
     Args:
         student, teacher: (tokens, vocabulary) logits.
-        learned: (tokens,) of the labels.
+        learned: (tokens,) of the labels; where it is below 0, there is none.
     """
     weights = (options.ce_weight, options.kl_weight, options.temperature)
     apply: Any = _Loss.apply  # it has no types
@@ -155,10 +153,11 @@ def _with_gradient(
     gradient = torch.zeros_like(student)
     if ce_weight:
         logarithms = torch.log_softmax(student, dim=-1)
-        total -= ce_weight * logarithms.gather(1, learned[:, None]).sum()
-        gradient = logarithms.exp_().mul_(ce_weight)
-        minus = torch.full_like(learned, -ce_weight, dtype=gradient.dtype)
-        gradient.scatter_add_(1, learned[:, None], minus[:, None])
+        labels = learned.clamp(min=0)[:, None]
+        weight = ce_weight * (learned >= 0).to(student.dtype)[:, None]
+        total -= (weight * logarithms.gather(1, labels)).sum()
+        gradient = logarithms.exp_().mul_(weight)
+        gradient.scatter_add_(1, labels, -weight)
     if kl_weight:
         ours = torch.log_softmax(student / degree, dim=-1)
         theirs = torch.log_softmax(teacher / degree, dim=-1)
