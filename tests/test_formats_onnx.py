@@ -118,8 +118,8 @@ def test_token_by_token_is_as_all_at_once(folder: Path, features: Any, suffix: s
     whole = Decoder(file, audio)([TOKENS])
     stepwise = Decoder(file, audio)
     parts = [stepwise([TOKENS[:2]]), *(stepwise([[token]]) for token in TOKENS[2:])]
-    # In 8 bits rows share a scale with those that come with them.
-    near = 2e-5 if not suffix else 0.05 * np.abs(whole).max()
+    # In 8 bits the last digit of a number may decide what it is rounded to.
+    near = 2e-5 if not suffix else 0.01 * np.abs(whole).max()
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=near, rtol=1e-4)
     assert stepwise.past["past_key_values.0.decoder.key"].shape == (1, 1, len(TOKENS), 64)
     assert stepwise.past["past_key_values.1.encoder.value"].shape == (1, 1, AUDIO_POSITIONS, 64)

@@ -32,7 +32,7 @@ class Products(Enum):
     """How rows are multiplied with weights."""
 
     FLOATING = "all is float32"
-    INTEGER = "weights of 8 bits, and rows are quantised when they come"
+    INTEGER = "weights of 8 bits, and rows are quantised when they come, each by its own scale"
     UNPACKED = "weights of 8 bits, which the runtime multiplies as it likes"
 
 
@@ -133,10 +133,16 @@ class Graph:
             zeros = self.constant(np.full(matrix.shape[1], _ZERO, np.uint8))
             weight = self.add("DequantizeLinear", packed, scale, zeros, axis=1)
             return self.add("MatMul", x, weight)
-        rows = self.add("DynamicQuantizeLinear", x, outputs=3)
-        whole = self.add("MatMulInteger", f"{rows}:0", packed, f"{rows}:2", zero)
-        both = self.add("Mul", f"{rows}:1", scale)
-        return self.add("Mul", self.add("Cast", whole, to=self._onnx.TensorProto.FLOAT), both)
+        # ONNX's own operation has one scale for all rows, by the loudest of a window.
+        kinds = self._onnx.TensorProto
+        most = self.add("ReduceMax", self.add("Abs", x), axes=[-1], keepdims=1)
+        step = self.add("Div", self.add("Max", most, self.scalar(1e-12)), self.scalar(_LARGEST))
+        near = self.add("Round", self.add("Div", x, step))
+        rows = self.add("Cast", self.add("Add", near, self.scalar(_ZERO)), to=kinds.UINT8)
+        whole = self.add("MatMulInteger", rows, packed, zero, zero)
+        # Not times the product of both scales: ONNX Runtime would take that for one of all rows.
+        product = self.add("Mul", self.add("Cast", whole, to=kinds.FLOAT), scale)
+        return self.add("Mul", product, step)
 
     def _packed(self, matrix: Tensor, name: str, factor: float = 1.0) -> tuple[str, str]:
         """(in, out) in 8 bits with a scale for each column."""
