@@ -106,7 +106,7 @@ class Lessons:
                     window,
                     bool(times < options.timestamps),
                     previous,
-                    self._change(int(at), number),
+                    self._change(window, number),
                     options.split_tokens,
                     seed,
                 )
@@ -116,17 +116,18 @@ class Lessons:
     def sounds(self) -> Iterator[tuple[LabelledWindow, Change]]:
         """All that is heard, where it is not another sound in every epoch."""
         for copy in range(self._options.sounds):
-            for at, window in enumerate(self._train):
-                yield window, self._change(at, copy)
+            for window in self._train:
+                yield window, self._change(window, copy)
 
-    def _change(self, at: int, epoch: int) -> Change:
-        """How a window sounds in an epoch."""
-        options, window = self._options, self._train[at]
+    def _change(self, window: LabelledWindow, epoch: int) -> Change:
+        """How a window sounds in an epoch, whatever else is learned from."""
+        options = self._options
         if not options.augments:
             return Change()
         copy = epoch % options.copies if options.copies else epoch
         samples = min(round(window.seconds * SAMPLE_RATE), WINDOW_SAMPLES)
-        return drawn(options, samples, np.random.default_rng([options.seed, at, copy]))
+        own = int(key_of(window)[:8], 16)
+        return drawn(options, samples, np.random.default_rng([options.seed, own, copy]))
 
     def units(self, told: Told) -> int:
         """Tokens that are learned."""
