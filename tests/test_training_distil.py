@@ -35,6 +35,7 @@ from stenopool.training.encoder_states import EncoderStates
 from stenopool.training.examples import Bad
 from stenopool.training.greedy import greedy
 from stenopool.training.labels import LabelledWindow, Passage, labelled, timestamped
+from stenopool.training.lessons import Lessons
 from stenopool.training.sequences import UNLABELLED, Sequences, padded
 from stenopool.training.setting import Outcome
 from stenopool.training.student import TOKENS_AT_ONCE, Taught, logits, loss_of
@@ -381,6 +382,22 @@ def test_augmentation_follows_from_its_seed_and_keeps_to_30_s() -> None:
     hidden = masked(features, Change(mask_time=100, mask_mel=20, seed=4), 1000)
     rows = (hidden == features.mean()).any(axis=1)
     assert rows.sum() > 0 and np.array_equal(hidden[:, 1000:][~rows], features[:, 1000:][~rows])
+
+
+def test_window_sounds_the_same_wherever_it_lies_and_whatever_is_beside_it(
+    sequences: Sequences,
+) -> None:
+    def changes(*windows: LabelledWindow) -> list[Change]:
+        options = DistilOptions(noise=0.5, speed=0.1, copies=2)
+        lessons = Lessons(
+            windows, sequences, options, mel_bins=80, end=0, kept=None, bad=Bad(stop=True)
+        )
+        return [change for one, change in lessons.sounds() if one.id == "a"]
+
+    here = window("a", "it is")
+    there = replace(here, stretches=(replace(here.stretches[0], audio=Path("/elsewhere.wav")),))
+    assert changes(here) == changes(window("b", "it was"), there)
+    assert len(set(changes(here))) == 2
 
 
 def test_tokens_told_as_two_spell_the_same_and_only_first_halves_are_no_labels(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -120,13 +121,13 @@ class Lessons:
                 yield window, self._change(window, copy)
 
     def _change(self, window: LabelledWindow, epoch: int) -> Change:
-        """How a window sounds in an epoch, whatever else is learned from."""
+        """How a window sounds in an epoch, whatever else is learned from, and wherever it lies."""
         options = self._options
         if not options.augments:
             return Change()
         copy = epoch % options.copies if options.copies else epoch
         samples = min(round(window.seconds * SAMPLE_RATE), WINDOW_SAMPLES)
-        own = int(key_of(window)[:8], 16)
+        own = crc32(window.id.encode(errors="backslashreplace"))
         return drawn(options, samples, np.random.default_rng([options.seed, own, copy]))
 
     def units(self, told: Told) -> int:
