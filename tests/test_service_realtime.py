@@ -251,6 +251,29 @@ def test_session_goes_on_after_its_connection_broke(
     assert SequenceMatcher(None, resumed_words, whole_words, autojunk=False).ratio() > 0.9
 
 
+def test_audio_on_its_way_when_another_connection_takes_over_is_heard_once(
+    server: Server, speech: NDArray[np.int16]
+) -> None:
+    piece = speech[: RATE // 20].tobytes()
+    sent = 100  # pieces, 5 s
+    for _ in range(4):
+        with connected(server) as old:
+            id = old.until("session.created")["session"]["id"]
+            old.say("session.update", session=session(turn_detection=None))
+            old.until("session.updated")
+            for _ in range(sent):
+                old.append(piece)
+            with connected(server, f"?session={id}") as new:
+                taken = round(new.until("session.resumed")["audio_end_ms"] / 50)
+                new.until("session.updated")
+                for _ in range(taken, sent):
+                    new.append(piece)
+                new.say("input_audio_buffer.commit")
+                new.until("input_audio_buffer.committed")
+                (item,) = completed(new)
+        assert item["usage"]["seconds"] == pytest.approx(5.0, abs=0.15)
+
+
 def test_connection_that_is_only_thought_to_be_there_gives_way(server: Server) -> None:
     with connected(server) as old:
         id = old.until("session.created")["session"]["id"]

@@ -194,6 +194,8 @@ class Conversation:
         self._session = Session()
         self._socket: WebSocket | None = None  # while it is connected
         self._connection: WebSocket  # the last one
+        self._over = asyncio.Event()  # another connection takes over from the last one
+        self._turn = asyncio.Lock()  # of the connection that is heard
         self._stream: Stream | None = None
         self._input: LiveInput | None = None
         self._sending = asyncio.Lock()
@@ -220,21 +222,24 @@ class Conversation:
         raise UsageError(f"no event `{event[:40]}`", do="Open a new session")
 
     async def run(self, socket: WebSocket) -> None:
-        """Until the connection ends."""
-        before, self._connection = self._socket, socket
+        """Until the connection ends, or another one takes over."""
+        self._over.set()  # if there is one, it is broken, only we have not seen it yet
+        over = self._over = asyncio.Event()
         self._sessions.keep(self)
-        if before is not None:  # it is broken, only we have not seen it yet
-            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-                await before.close(TAKEN_OVER, "the session goes on over another connection")
-        await self._greet(socket)
-        code = await self._hear(socket)
-        if self._socket is not socket:
-            return  # another connection has taken over
-        self._socket = None
-        if code in GONE_FOR_GOOD:
-            await self._sessions.end(self)
-        else:
-            self._sessions.broken(self)
+        async with self._turn:  # an event that came before is taken in, in whole
+            if not over.is_set():
+                self._connection = socket
+                await self._greet(socket)
+                code = await self._hear(socket, over)
+            if not over.is_set():
+                self._socket = None
+                if code in GONE_FOR_GOOD:
+                    await self._sessions.end(self)
+                else:
+                    self._sessions.broken(self)
+                return
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone
+            await socket.close(TAKEN_OVER, "the session goes on over another connection")
 
     async def close(self) -> None:
         """Nothing more will be read."""
@@ -261,11 +266,11 @@ class Conversation:
             return self.after(socket.query_params.get("after"))
         return [*self._sent]
 
-    async def _hear(self, socket: WebSocket) -> int:
-        """Take in events until the connection ends; gives its close code."""
+    async def _hear(self, socket: WebSocket, over: asyncio.Event) -> int:
+        """Take in events until the connection ends or is over; gives its close code."""
+        leaving = asyncio.create_task(over.wait())
         try:
-            while True:
-                text = await socket.receive_text()
+            while (text := await _text(socket, leaving)) is not None:
                 try:
                     await self._take(text)
                 except StenoError as error:
@@ -274,6 +279,9 @@ class Conversation:
             return gone.code
         except (RuntimeError, KeyError):
             return NOT_TEXT  # a message that is not text, after which nothing makes sense
+        finally:
+            leaving.cancel()
+        return TAKEN_OVER
 
     async def _take(self, text: str) -> None:
         said = _parsed(text)
@@ -374,6 +382,16 @@ class Conversation:
         if self._socket is not None:
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone
                 await self._socket.send_text(json.dumps(event, ensure_ascii=False))
+
+
+async def _text(socket: WebSocket, leaving: asyncio.Task[Any]) -> str | None:
+    """What comes next; None if the connection is left before anything does."""
+    receiving = asyncio.create_task(socket.receive_text())
+    try:
+        await asyncio.wait((receiving, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return await receiving if not leaving.done() else None
+    finally:
+        receiving.cancel()
 
 
 def _turns(given: object) -> dict[str, Any]:
