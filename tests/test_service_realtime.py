@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -10,20 +11,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
+from starlette.websockets import WebSocketDisconnect
 from websockets import ConnectionClosedError
 from websockets.sync.client import ClientConnection, connect
 
 from commands import OPENING, resampled, samples, words
 from serving import Server, served
 from stenopool.pipeline.database import open_database
-from stenopool.service.access import Access
-from stenopool.service.realtime import REFUSED, TAKEN_OVER
+from stenopool.service.access import Access, Caller
+from stenopool.service.realtime import REFUSED, TAKEN_OVER, Conversation, Sessions
 
 RATE = 24_000  # what OpenAI's clients send
 SECONDS = 12
@@ -251,27 +253,67 @@ def test_session_goes_on_after_its_connection_broke(
     assert SequenceMatcher(None, resumed_words, whole_words, autojunk=False).ratio() > 0.9
 
 
-def test_audio_on_its_way_when_another_connection_takes_over_is_heard_once(
-    server: Server, speech: NDArray[np.int16]
+class Line:
+    """A connection as the server sees it, whose client has sent these seconds of audio before it
+    went away, if it does."""
+
+    query_params: Mapping[str, str] = {}
+
+    def __init__(self, *pieces: float, goes: bool) -> None:
+        self.told: list[dict[str, Any]] = []
+        self._said = [base64.b64encode(bytes(2 * round(one * RATE))).decode() for one in pieces]
+        self._goes = goes
+
+    async def receive_text(self) -> str:
+        if self._said:
+            audio = self._said.pop(0)
+            return json.dumps({"type": "input_audio_buffer.append", "audio": audio})
+        if self._goes:
+            raise WebSocketDisconnect
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send_text(self, text: str) -> None:
+        self.told.append(json.loads(text))
+
+    async def close(self, *_: object) -> None:
+        return
+
+
+def test_audio_that_is_on_its_way_when_another_connection_takes_over_is_heard_once(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    piece = speech[: RATE // 20].tobytes()
-    sent = 100  # pieces, 5 s
-    for _ in range(4):
-        with connected(server) as old:
-            id = old.until("session.created")["session"]["id"]
-            old.say("session.update", session=session(turn_detection=None))
-            old.until("session.updated")
-            for _ in range(sent):
-                old.append(piece)
-            with connected(server, f"?session={id}") as new:
-                taken = round(new.until("session.resumed")["audio_end_ms"] / 50)
-                new.until("session.updated")
-                for _ in range(taken, sent):
-                    new.append(piece)
-                new.say("input_audio_buffer.commit")
-                new.until("input_audio_buffer.committed")
-                (item,) = completed(new)
-        assert item["usage"]["seconds"] == pytest.approx(5.0, abs=0.15)
+    heard = 0.0
+
+    class Hearing:
+        async def hear(self, samples: bytes) -> None:
+            nonlocal heard
+            heard += len(samples) / 32_000
+            await asyncio.sleep(0.01)
+
+    async def opened(_: object) -> Hearing:
+        await asyncio.sleep(0.01)
+        return Hearing()
+
+    monkeypatch.setattr(Conversation, "_opened", opened)
+
+    async def both() -> None:
+        conversation = Conversation(Caller(""), Sessions())
+        old, new = Line(*[1.0] * 20, goes=True), Line(goes=False)
+        first = asyncio.create_task(conversation.run(cast(Any, old)))
+        while heard < 5:
+            await asyncio.sleep(0)
+        second = asyncio.create_task(conversation.run(cast(Any, new)))
+        while not new.told:
+            await asyncio.sleep(0)
+        (resumed,) = (one for one in new.told if one["type"] == "session.resumed")
+        at_resuming = heard
+        await first
+        assert heard == at_resuming < 20
+        assert resumed["audio_end_ms"] == pytest.approx(1000 * heard, abs=1)
+        second.cancel()
+
+    asyncio.run(both())
 
 
 def test_connection_that_is_only_thought_to_be_there_gives_way(server: Server) -> None:
