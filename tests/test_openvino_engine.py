@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import numpy as np
@@ -21,7 +22,8 @@ from stenopool.audio.media import Recording
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Alignment, Engine, Hypothesis, Search
 from stenopool.engines.ctranslate2 import CTranslate2Engine
-from stenopool.engines.openvino import OpenVINOEngine
+from stenopool.engines.openvino import OpenVINOEngine, batch
+from stenopool.engines.openvino.processor import has_bfloat16
 from stenopool.errors import EngineFailed, ModelDamaged
 
 SECONDS = 11.0
@@ -228,6 +230,32 @@ def test_window_is_heard_the_same_whatever_is_beside_it(
             assert found.tokens == lone[number].tokens
             assert found.avg_logprob == pytest.approx(lone[number].avg_logprob, abs=1e-3)
             assert found.no_speech_prob == pytest.approx(lone[number].no_speech_prob, abs=1e-5)
+
+
+@pytest.mark.parametrize("search", [GREEDY, BEAM])
+def test_lone_window_has_the_rows_that_the_cpu_needs_to_round_as_in_a_batch(
+    folder: Path,
+    features: Features,
+    vocabulary: Vocabulary,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: list[int] = []
+    plain = batch.infer
+
+    def infer(request: Any, inputs: dict[str, Any]) -> None:
+        rows.append(len(inputs["tokens"]))
+        plain(request, inputs)
+
+    monkeypatch.setattr("stenopool.engines.openvino.engine.least_rows", lambda: 5)
+    engine = OpenVINOEngine(folder, precision="int8", threads=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "infer", infer)
+        (lone,) = heard(engine, features[:1], prompt(vocabulary), search)
+    assert min(rows) == (5 if has_bfloat16() else 1)
+    together = heard(engine, features, prompt(vocabulary), search)[0]
+    assert lone.tokens == together.tokens
+    assert lone.avg_logprob == pytest.approx(together.avg_logprob, abs=0.02)
 
 
 def test_alignment_after_decoding_belongs_to_its_window(

@@ -114,10 +114,14 @@ class Batch:
     Args:
         request: of `decoder.writer`.
         room: with as many places as windows are decoded together.
+        least: rows at the least; where there are fewer, some stand there twice.
     """
 
-    def __init__(self, request: ov.InferRequest, room: Room, places: int, special: Special) -> None:
+    def __init__(
+        self, request: ov.InferRequest, room: Room, places: int, special: Special, least: int
+    ) -> None:
         self._request, self._room, self._places, self._special = request, room, places, special
+        self._least = least
         self._waiting: deque[Decoding] = deque()
         self._active: list[Decoding] = []
         self._columns = 0  # of the state
@@ -170,7 +174,7 @@ class Batch:
         self._cut()
         count = min(one.stretch for one in self._active)
         self._needed.append(max(one.lanes for one in self._active))
-        lanes = max(self._needed)
+        lanes = max(*self._needed, -(-self._least // len(self._active)))
         following = self._next(count, lanes)
         for place, one in enumerate(self._active):
             one.first_row = place * lanes

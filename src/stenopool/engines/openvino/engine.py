@@ -23,7 +23,7 @@ from stenopool.engines.openvino.encoder import MERGED, encoder
 from stenopool.engines.openvino.graph import Parts
 from stenopool.engines.openvino.groups import Groups, groups_of
 from stenopool.engines.openvino.memory import Room, Rooms, give_back_freed_memory
-from stenopool.engines.openvino.processor import FLOAT32, INT8, has_bfloat16
+from stenopool.engines.openvino.processor import FLOAT32, INT8, has_bfloat16, least_rows
 from stenopool.engines.openvino.turns import Turns
 from stenopool.engines.search import LanguageShares, Strategy, strategy
 from stenopool.engines.special import Special, special_tokens
@@ -98,9 +98,10 @@ class OpenVINOEngine:
             self._rooms = Rooms(weights.shape, self._positions, self._stored)
             fitting = MOST_BATCH_BYTES // self._rooms.window_bytes
             places = min(max(1, fitting), MOST_PLACES)
+            least = least_rows() if bfloat16 else 1
             self._groups = Groups(
                 [
-                    _Group(models, self._rooms.built(places), places, self._special)
+                    _Group(models, self._rooms.built(places), places, self._special, least)
                     for _ in range(groups)
                 ]
             )
@@ -223,13 +224,18 @@ class _Group:
     """
 
     def __init__(
-        self, models: Mapping[str, ov.CompiledModel], room: Room, places: int, special: Special
+        self,
+        models: Mapping[str, ov.CompiledModel],
+        room: Room,
+        places: int,
+        special: Special,
+        least: int,
     ) -> None:
         self.turns = Turns()
         self.encoder = models["encoder"].create_infer_request()
         self._short: ov.InferRequest | None = None
         self.aligner = models["aligner"].create_infer_request()
-        self._batch = Batch(models["writer"].create_infer_request(), room, places, special)
+        self._batch = Batch(models["writer"].create_infer_request(), room, places, special, least)
 
     def short(self, model: ov.CompiledModel) -> ov.InferRequest:
         """The encoder of short windows; `turns` is held."""

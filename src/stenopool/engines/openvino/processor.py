@@ -35,6 +35,16 @@ def has_bfloat16() -> bool:
 
 
 @cache
+def least_rows() -> int:
+    """Rows from which on a row's products in bfloat16 do not depend on how many others there are.
+
+    With AMX, OpenVINO 2026.4 multiplies fewer rows by other instructions, which round otherwise: a
+    window that is decoded alone would have another text than in a batch.
+    """
+    return 5 if "amx_bf16" in _flags() else 1
+
+
+@cache
 def _flags() -> frozenset[str]:
     """The CPU's features as Linux names them; empty on other systems."""
     try:
