@@ -54,7 +54,7 @@ from stenopool.errors import (
 from stenopool.pipeline import keys, recording
 from stenopool.pipeline.checkpoints import Checkpoints, Kept, fingerprint, window_name
 from stenopool.pipeline.recording import SPAN_WINDOWS, Task
-from test_transcriber import near, plain, same, samples_of, with_engine
+from test_transcriber import same, samples_of, with_engine
 
 LONG = "\n".join(f"line {number} of many." for number in range(2 * SPAN_WINDOWS + 3))
 LINES = LONG.split("\n")
@@ -568,7 +568,7 @@ def test_real_speech_in_spans_is_what_the_model_says_in_one_go(
         task_for(bucket, KEY, transcriber, ledger=ledger, options=options)
     )
     assert len(ledger.ended) == 1
-    assert plain(transcript) == near(transcriber.transcribe(path, Options.of(**options)))
+    assert same(transcript) == same(transcriber.transcribe(path, Options.of(**options)))
     assert transcript.text.lower().count("best of times") == 8
 
 
