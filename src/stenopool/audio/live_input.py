@@ -97,7 +97,7 @@ class LiveInput:
         try:
             frames = self._codec.decode(av.Packet(data[:whole]))
             samples = [self._resampler.resample(frame) for frame in frames]
-        except (av.FFmpegError, ValueError) as error:  # the latter of the resampler
+        except av.FFmpegError as error:
             raise NotMedia(
                 f"the audio is not `{self._format.kind}`: {error}", do="Check the format"
             ) from error
