@@ -389,9 +389,13 @@ async def _text(socket: WebSocket, leaving: asyncio.Task[Any]) -> str | None:
     receiving = asyncio.create_task(socket.receive_text())
     try:
         await asyncio.wait((receiving, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return await receiving if not leaving.done() else None
+        if not leaving.done():
+            return receiving.result()
     finally:
         receiving.cancel()
+    # Taken, so that a client that went just then is no error that nobody looked at.
+    await asyncio.gather(receiving, return_exceptions=True)
+    return None
 
 
 def _turns(given: object) -> dict[str, Any]:
