@@ -26,7 +26,7 @@ from stenopool.pipeline import again, database, keys
 from stenopool.pipeline import jobs as jobs_module
 from stenopool.pipeline.database import default_database, open_database
 from stenopool.pipeline.job import FILES, SPANS, Group, Job, generation_of, numbered, span_prefix
-from stenopool.pipeline.jobs import ACTIVE, STATES, Jobs, JobView, State
+from stenopool.pipeline.jobs import ACTIVE, AT_ONCE, POLL_SECONDS, STATES, Jobs, JobView, State
 
 NOT_UTF8 = "input/caf\udce9 \udcff.wav"
 ERROR = {"code": "not_media", "message": "no media", "hint": "Look", "transient": False}
@@ -90,6 +90,17 @@ def test_queues_differ_in_everything() -> None:
         for reserved in ("", "x")
     }
     assert len(names) == 4 * 2 * 2 * 2
+
+
+@pytest.mark.parametrize("kind", [FILES, SPANS])
+@pytest.mark.parametrize("alone", [False, True])
+def test_queue_for_one_at_a_time_gives_one_at_a_time(jobs: Jobs, kind: str, alone: bool) -> None:
+    name = Group("a").queue(kind, alone=alone)
+    jobs.register(name, kind, alone=alone)
+    found = jobs.client.retrieve_queue(name)
+    assert found is not None
+    assert found.worker_concurrency == (1 if alone else AT_ONCE[kind])
+    assert found.polling_interval_sec == POLL_SECONDS[kind]
 
 
 @pytest.mark.parametrize("name", ["", "_dbos_internal_queue", "0/auto/auto/files///base", "1/a/b"])

@@ -37,7 +37,8 @@ Data = dict[str, Any]
 
 MOST_TRIES = 4  # of what may be the recording's own fault
 SPANS_AHEAD = 32  # of one recording, not yet read: bounds what lies in `work/`
-SPAN_POLL_SECONDS = 0.5
+SPAN_POLL_SECONDS = 0.5  # for each span that has to end first, up to
+LONGEST_SPAN_POLL = 2.0
 OPEN_BUCKETS = 16
 
 
@@ -254,7 +255,7 @@ class _Spans:
     def _wait(self, most: int) -> None:
         """Until no more than so many are left."""
         activity = self._hand.activity
-        first = True
+        seconds = 0.05
         while True:
             rows = this().jobs.spans(self._hand.id).values()
             done = sum(float((row.attributes or {}).get("done", 0.0)) for row in rows)
@@ -262,10 +263,11 @@ class _Spans:
                 self._refuse_failed(row)
             if most == 0:
                 activity.note(done=done)
-            if sum(row.status in ("ENQUEUED", "PENDING", "DELAYED") for row in rows) <= most:
+            left = sum(row.status in ("ENQUEUED", "PENDING", "DELAYED") for row in rows) - most
+            if left <= 0:
                 return
-            activity.wait(0.05 if first else SPAN_POLL_SECONDS)
-            first = False
+            activity.wait(seconds)
+            seconds = min(LONGEST_SPAN_POLL, SPAN_POLL_SECONDS * left)
 
     def _refuse_failed(self, row: WorkflowStatus) -> None:
         error = (row.attributes or {}).get("error")

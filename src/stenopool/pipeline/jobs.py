@@ -35,9 +35,9 @@ STATES: tuple[State, ...] = get_args(State)
 ACTIVE: tuple[State, ...] = ("waiting", "running")
 
 TRANSCRIBE, SPAN = "transcribe", "span"
-FILES_AT_ONCE = 12  # recordings that a process works on: enough for full batches
-SPANS_AT_ONCE = 3
-POLL_SECONDS = 0.2
+AT_ONCE = {FILES: 12, SPANS: 3}  # jobs that a process works on: enough for full batches
+# A look takes some milliseconds of a core that a model may be using, and a span is long.
+POLL_SECONDS = {FILES: 0.2, SPANS: 1.0}
 PAGE = 500  # rows of one query
 
 _OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -150,7 +150,7 @@ class Jobs:
             also: what to do in the same transaction.
         """
         for queue in {job.queue(FILES) for _, job in jobs}:
-            self.register(queue, FILES_AT_ONCE)
+            self.register(queue, FILES)
         with self.engine.begin() as connection:
             also(connection)
             for job_id, job in jobs:
@@ -168,7 +168,7 @@ class Jobs:
     def submit_span(self, span_id: str, job_id: str, job: Job, details: dict[str, Any]) -> None:
         """Put a part of a long recording into its queue, unless it is there."""
         queue = job.queue(SPANS)
-        self.register(queue, SPANS_AT_ONCE)
+        self.register(queue, SPANS)
         options: EnqueueOptions = {
             "workflow_name": SPAN,
             "queue_name": queue,
@@ -177,11 +177,13 @@ class Jobs:
         }
         self.client.enqueue(options, span_id, job_id, job.to_dict(), details)
 
-    def register(self, queue: str, at_once: int) -> None:
-        """Make a queue, once."""
+    def register(self, queue: str, kind: str, *, alone: bool = False) -> None:
+        """Make a queue of recordings or spans, once."""
         if queue not in self._registered:
             self.client.register_queue(
-                queue, worker_concurrency=at_once, polling_interval_sec=POLL_SECONDS
+                queue,
+                worker_concurrency=1 if alone else AT_ONCE[kind],
+                polling_interval_sec=POLL_SECONDS[kind],
             )
             self._registered.add(queue)
 

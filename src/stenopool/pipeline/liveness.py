@@ -233,5 +233,5 @@ def _lonely(jobs: Jobs, row: WorkflowStatus) -> str:
     group, _, reserved = found
     kind = FILES if row.name == TRANSCRIBE else SPANS
     queue = group.queue(kind, alone=True, reserved=reserved)
-    jobs.register(queue, 1)
+    jobs.register(queue, kind, alone=True)
     return queue

@@ -25,7 +25,7 @@ from stenopool.pipeline.activity import Activity, Meter
 from stenopool.pipeline.database import configuration, open_database
 from stenopool.pipeline.desk import Answerer, Desk
 from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group
-from stenopool.pipeline.jobs import FILES_AT_ONCE, SPANS_AT_ONCE, Jobs
+from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import BEAT_SECONDS, Register, release
 from stenopool.pipeline.process import Spec
 from stenopool.pipeline.recording import Listener
@@ -68,15 +68,14 @@ def run(spec: Spec, loaded: Callable[[], Listener], parent: IO[str], stdin: IO[s
     return worker.work()
 
 
-def queues(spec: Spec) -> dict[str, int]:
-    """The queues that a process serves, and how many jobs of each at once."""
-    at_once = {FILES: FILES_AT_ONCE, SPANS: SPANS_AT_ONCE}
+def queues(spec: Spec) -> dict[str, str]:
+    """The queues that a process serves, and the kind of each."""
     devices = {spec.group.device, ANY_DEVICE}
     groups = [Group(spec.group.model, spec.group.engine, device) for device in devices]
     return {
-        group.queue(kind, alone=spec.alone, reserved=spec.reserved): 1 if spec.alone else most
+        group.queue(kind, alone=spec.alone, reserved=spec.reserved): kind
         for group in groups
-        for kind, most in at_once.items()
+        for kind in (FILES, SPANS)
     }
 
 
@@ -104,8 +103,8 @@ class Worker:
         self._line.tell(id=self.id)
         DBOS(config=configuration(self._engine, self.id))
         served = queues(self._spec)
-        for queue, at_once in served.items():
-            self._jobs.register(queue, at_once)
+        for queue, kind in served.items():
+            self._jobs.register(queue, kind, alone=self._spec.alone)
         DBOS.listen_queues([*served])
         for work in (self._watch, self._keep):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
