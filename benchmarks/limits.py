@@ -1,6 +1,7 @@
-"""Peak memory on 30 minutes and on 3 hours, and words that are written for sounds without speech.
+"""Memory and speed on long recordings, and words that are written for sounds without speech.
 
 python benchmarks/limits.py memory SPEECH.wav --model base
+python benchmarks/limits.py hours SPEECH.wav --model base --hours 10
 python benchmarks/limits.py silence --model base --minutes 10
 """
 
@@ -11,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,15 +22,17 @@ from numpy.typing import NDArray
 
 RATE = 16_000
 MEMORY_MINUTES = (30, 180)
+HOUR = 3600
 
 
 def main() -> None:
-    """Run one of the two measurements."""
+    """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["memory", "silence", "one"])
+    parser.add_argument("what", choices=["memory", "hours", "silence", "one"])
     parser.add_argument("speech", type=Path, nargs="?")
     parser.add_argument("--model", default="base")
     parser.add_argument("--minutes", type=int, default=10)
+    parser.add_argument("--hours", type=int, default=10)
     arguments = parser.parse_args()
     if arguments.what == "one":
         one(arguments.speech, arguments.model)
@@ -36,20 +40,56 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.what == "memory":
             memory(arguments.speech, arguments.model, Path(folder))
+        elif arguments.what == "hours":
+            hours(arguments.speech, arguments.model, arguments.hours, Path(folder))
         else:
             silence(arguments.minutes, arguments.model, Path(folder))
 
 
 def memory(speech: Path, model: str, folder: Path) -> None:
     """Repeat a recording to 30 minutes and 3 hours, and transcribe each in its own process."""
-    samples, rate = soundfile.read(speech, dtype="int16")
     for minutes in MEMORY_MINUTES:
         path = folder / f"{minutes}.wav"
-        with soundfile.SoundFile(path, "w", rate, 1) as file:
-            while file.frames < minutes * 60 * rate:
-                file.write(samples)
+        _repeat(speech, path, minutes * 60)
         print(f"{minutes:4} min  ", end="", flush=True)
         _in_process(path, model)
+
+
+def hours(speech: Path, model: str, count: int, folder: Path) -> None:
+    """How long each hour of one recording takes, and the memory of the process after it."""
+    from stenopool import Options, Transcriber
+
+    path = folder / "hours.wav"
+    _repeat(speech, path, count * HOUR)
+    transcriber = Transcriber(model)
+    ended = [time.perf_counter()]
+
+    def told(done: float, _total: float | None) -> None:
+        while len(ended) <= done // HOUR:
+            ended.append(time.perf_counter())
+            number = len(ended) - 1
+            print(
+                f"hour {number:3}  {ended[-1] - ended[-2]:6.1f} s  {_resident_mib():5.0f} MiB",
+                flush=True,
+            )
+
+    transcript = transcriber.transcribe(path, Options(language="en"), progress=told)
+    took = np.diff(ended)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{transcript.duration / HOUR:.2f} h, {len(transcript.text.split())} words")
+    print(f"peak {peak:.0f} MiB; the last hour took {took[-1] / took[0]:.3f} times the first")
+
+
+def _repeat(speech: Path, path: Path, seconds: int) -> None:
+    samples, rate = soundfile.read(speech, dtype="int16")
+    with soundfile.SoundFile(path, "w", rate, 1) as file:
+        while file.frames < seconds * rate:
+            file.write(samples)
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def silence(minutes: int, model: str, folder: Path) -> None:

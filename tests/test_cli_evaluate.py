@@ -44,7 +44,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         hears = {"speech.wav": TEXT, "noise.wav": ""}
         return Heard(f"{model} {given['engine']}", lambda path: hears.get(path.name, "heard"))
 
+    def peer(name: str, model: str, **given: Any) -> Heard:
+        made.append((f"{name} of {model}", given))
+        return Heard(name, lambda path: "heard")
+
     monkeypatch.setattr("stenopool.evaluation.systems.ours", ours)
+    monkeypatch.setattr("stenopool.evaluation.systems.peer", peer)
+    monkeypatch.setattr("stenopool.evaluation.peers.find_spec", lambda module: module)
     return made
 
 
@@ -102,6 +108,38 @@ def test_every_option_reaches_the_systems(
     ]
     assert report["settings"]["seed"] == 5
     assert report["results"][0]["difference"] is None
+
+
+def test_peers_stand_beside_ours_with_the_same_weights_and_language(
+    here: InProcess, manifest: Path, asked: list[tuple[str, dict[str, Any]]]
+) -> None:
+    ran = here(
+        *("evaluate", manifest, "--model", "base", "--model", "tiny.en", "--threads", "1"),
+        *("--peers", "faster-whisper", "--peers", "faster-whisper:beam=1", "--json"),
+    )
+    assert ran.status == 0, ran.stderr
+    ours, others = asked[:2], asked[2:]
+    assert [given["options"].language for _, given in ours] == ["en", "en"]
+    assert [name for name, _ in others] == [
+        "faster-whisper of base",
+        "faster-whisper:beam=1 of base",
+    ]
+    assert all((given["language"], given["threads"]) == ("en", 1) for _, given in others)
+    (report,) = ran.lines
+    assert [one["name"] for one in report["systems"]][2:] == [
+        "faster-whisper",
+        "faster-whisper:beam=1",
+    ]
+
+
+def test_peers_need_one_language(
+    here: InProcess, manifest: Path, asked: list[tuple[str, dict[str, Any]]]
+) -> None:
+    write_manifest(manifest, [{"audio": "speech.wav", "text": TEXT}])
+    ran = here("evaluate", manifest, "--peers", "faster-whisper")
+    assert ran.status == 2
+    assert "--language en" in ran.stderr
+    assert asked == []
 
 
 def test_all_conditions_can_be_asked_for_at_once(
@@ -169,6 +207,7 @@ def test_wrong_requests_are_refused_before_any_work(
         (["--condition", "loud"], 2, "unknown condition: `loud`"),
         (["--report", str(tmp_path / "file")], 6, "file"),
         (["--beam-size", "99"], 2, "beam_size"),
+        (["--peers", "vosk"], 2, "unknown peer: `vosk`"),
     ):
         ran = here("evaluate", manifest, *arguments)
         assert (ran.status, ran.stdout) == (status, b""), arguments

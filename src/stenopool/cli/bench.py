@@ -19,6 +19,7 @@ import typer
 
 from stenopool.cli.console import emit, emit_json, open_stdout, printable, report_pull, say
 from stenopool.cli.options import ModelName, Quiet, Threads, with_options
+from stenopool.cli.peers import Peers, language_of, orders
 from stenopool.decoding.languages import AUTO
 from stenopool.decoding.options import Options
 from stenopool.errors import UnknownName, UsageError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from stenopool.evaluation.systems import System
 
 SHORT, LONG = "short", "long"
-EVERY = "all"
 MANIFESTS = (".jsonl", ".ndjson", ".csv", ".tsv")
 PATIENCE = 600.0  # seconds that every answer may take
 PATIENCE_BY_LENGTH = 30.0  # more seconds for each second of the longest recording
@@ -43,16 +43,6 @@ Sources = Annotated[
     ),
 ]
 Engines = Annotated[list[str] | None, typer.Option("--engine", help="Engine of ours; repeatable.")]
-Peers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--peers",
-        help="Other projects, with commas between: `faster-whisper`, `faster-whisper-batched`, "
-        "`whisper.cpp`, `openvino-genai`, `transformers`, `openai-whisper`; `all` are those that "
-        "are installed. With settings, as in `faster-whisper-batched:beam=1,batch=16`, it stands "
-        "in a `--peers` of its own.",
-    ),
-]
 Rounds = Annotated[int, typer.Option(min=1, help="Turns of each system.")]
 Form = Annotated[
     str, typer.Option(help="`short`: recordings as they are; `long`: chapters joined to one each.")
@@ -91,38 +81,25 @@ def bench(
     from stenopool.evaluation.machine import machine
 
     check(sources or [], form)
-    orders = _orders(peers or [], quiet=quiet)
+    others = orders(peers or [], quiet=quiet)
     cores = min(threads or usable_cores(), usable_cores())
     command = shlex.join(["steno", *map(os.fsdecode, sys.argv[1:])])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stenopool-")))
         material = materials(sources or [], form, limit, folder, stack)
         setting = Setting(
-            command, model, cores, _language(options, material), rounds, together=together
+            command,
+            model,
+            cores,
+            language_of(options.language, (one.recording for one in material)),
+            rounds,
+            together=together,
         )
-        systems = _systems(setting, engine or [AUTO], orders, options, patience(material))
+        systems = _systems(setting, engine or [AUTO], others, options, patience(material))
         found = _measured(systems, material, setting, folder, quiet=quiet)
     _show(document(found, material, setting, machine()), as_json=json_lines)
     if status := _worst_status(found):
         raise typer.Exit(status)
-
-
-def _orders(peers: Sequence[str], *, quiet: bool) -> list[str]:
-    """The peers that are asked for, each once; refuses what is unknown or not installed."""
-    from stenopool.evaluation.peers import PEERS, Order
-
-    orders: list[str] = []
-    for given in peers:
-        for name in [given] if ":" in given else filter(None, given.split(",")):
-            if name != EVERY:
-                Order.of(name).check()
-                orders.append(name)
-                continue
-            orders += [one for one, peer in PEERS.items() if peer.installed]
-            missing = [one for one, peer in PEERS.items() if not peer.installed]
-            if missing and not quiet:
-                say(f"not installed, left out: {', '.join(missing)}")
-    return list(dict.fromkeys(orders))
 
 
 def check(sources: Sequence[str], form: str) -> None:
@@ -170,22 +147,6 @@ def _read(source: str) -> Iterator[Recording]:
     return read(source)
 
 
-def _language(options: Options, material: Sequence[Material]) -> str:
-    """The one that is given, or that all recordings name: peers must be told the same as we."""
-    from stenopool.decoding.languages import language_code
-
-    if options.language != AUTO:
-        return options.language
-    named = {one.recording.language for one in material}
-    (only, *others) = named
-    if others or not only:
-        raise UsageError(
-            "the recordings do not all name the same language",
-            do="Say what is spoken, such as `--language en`",
-        )
-    return language_code(only)
-
-
 def patience(material: Sequence[Material]) -> float:
     """Seconds that a system may take for an answer before it counts as hung."""
     return PATIENCE + PATIENCE_BY_LENGTH * max(one.seconds for one in material)
@@ -194,7 +155,7 @@ def patience(material: Sequence[Material]) -> float:
 def _systems(
     setting: Setting,
     engines: Sequence[str],
-    orders: Sequence[str],
+    others: Sequence[str],
     options: Options,
     patience: float,
 ) -> list[System]:
@@ -206,7 +167,7 @@ def _systems(
     own = partial(ours, model, device="cpu", threads=threads, options=spoken, patience=patience)
     other = partial(peer, threads=threads, language=language, patience=patience)
     systems = [own(engine=engine, report=report_pull) for engine in dict.fromkeys(engines)]
-    return [*systems, *(other(order, model) for order in orders)]
+    return [*systems, *(other(order, model) for order in others)]
 
 
 def _measured(

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, product
 from pathlib import Path
@@ -32,6 +33,7 @@ from stenopool.cli.options import (
     default_model,
     with_options,
 )
+from stenopool.cli.peers import Peers, language_of, orders
 from stenopool.decoding.languages import AUTO
 from stenopool.decoding.options import Options
 from stenopool.errors import UnknownName
@@ -92,6 +94,7 @@ def evaluate(
     attention: Attention = "",
     assistant: Assistant = "",
     condition: Conditions = None,
+    peers: Peers = None,
     form: Form = SHORT,
     limit: Limit = None,
     seed: Seed = 0,
@@ -104,22 +107,29 @@ def evaluate(
     """Measure models on recordings with references: word error rate with intervals, and speed."""
     from stenopool.evaluation.report import document, write
     from stenopool.evaluation.run import Plan
-    from stenopool.evaluation.systems import ours
+    from stenopool.evaluation.systems import ours, peer
 
     conditions = _checked(condition or [], form, report)
-    pairs = dict.fromkeys(product(model or [default_model()], engine or [AUTO]))
-    one_for = partial(
-        ours,
-        device=device,
-        threads=threads,
-        options=options,
-        report=report_pull,
-        attention=attention,
-        assistant=assistant,
-    )
-    systems = [one_for(name, engine=on) for name, on in pairs]
+    others = orders(peers or [], quiet=quiet)
+    models = model or [default_model()]
     with tempfile.TemporaryDirectory(prefix="stenopool-") as folder:
         recordings = _recordings(sources, Path(folder), form, limit, quiet=quiet)
+        if others:  # peers do not find out by themselves what is spoken, so nobody has to
+            options = replace(options, language=language_of(options.language, recordings))
+        own = partial(
+            ours,
+            device=device,
+            threads=threads,
+            options=options,
+            report=report_pull,
+            attention=attention,
+            assistant=assistant,
+        )
+        other = partial(
+            peer, model=models[0], threads=threads, language=options.language, report=report_pull
+        )
+        pairs = dict.fromkeys(product(models, engine or [AUTO]))
+        systems = [own(name, engine=on) for name, on in pairs] + [other(name) for name in others]
         language = None if options.language == AUTO else options.language
         plan = Plan(recordings, conditions, language, together, seed)
         found = _evaluated(plan, systems, quiet=quiet)
