@@ -274,6 +274,24 @@ def test_workers_of_a_supervisor_that_was_killed_end_by_themselves(stage: Stage)
     assert (found.attempts, found.deaths) == (2, 0)
 
 
+def test_jobs_at_work_when_their_supervisor_is_killed_are_handed_back_once(stage: Stage) -> None:
+    """Nobody hears any more what the worker tells, and it takes up nothing that it has let go."""
+    names = [f"slow {number}.wav" for number in range(10)]
+    ids = stage.submit(*names, seconds=30.0)
+    given = {"tests": str(Path(__file__).parent), "url": stage.url, "folder": str(stage.folder)}
+    parent = subprocess.Popen([sys.executable, "-c", SUPERVISE.format(**given)])
+    for name in names:
+        wait_for(lambda name=name: stage.happened("read", name, 2))  # type: ignore[misc]
+    worker = worker_of(stage, names[0])
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: is_gone(worker))
+    assert [stage.state(job_id) for job_id in ids] == ["waiting"] * 10
+    assert Register(stage.jobs.engine).all() == []
+    found = [stage.jobs.find(job_id) for job_id in ids]
+    assert [(one.attempts, one.deaths) for one in found] == [(1, 0)] * 10
+
+
 # --- trouble that passes -----------------------------------------------------------------------
 
 

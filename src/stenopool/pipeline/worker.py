@@ -90,6 +90,7 @@ class Worker:
         self._meter = Meter()
         self._active: dict[str, Activity] = {}
         self._stopping = threading.Event()
+        self._dbos: DBOS | None = None
         self.id = self._register.enter(spec.group.queue(FILES))
         self._engine = engine
         self._desk = Desk(cast("Answerer", listener), self._meter, line.tell, self._tell)
@@ -101,7 +102,7 @@ class Worker:
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         self._line.tell(id=self.id)
-        DBOS(config=configuration(self._engine, self.id))
+        self._dbos = DBOS(config=configuration(self._engine, self.id))
         served = queues(self._spec)
         for queue, kind in served.items():
             self._jobs.register(queue, kind, alone=self._spec.alone)
@@ -129,13 +130,21 @@ class Worker:
         """The parent has gone: hand back what is in hand, so that nobody thinks it was killed by
         that, and end."""
         threading.Timer(LEAVE_SECONDS, os._exit, (0,)).start()  # the database may be gone as well
+        self._take_no_more()
         with contextlib.suppress(Exception):
-            release(self._jobs, self.id, None, ())
+            while release(self._jobs, self.id, None, ()):
+                pass  # a look at the queues that had begun may have taken some
             self._register.remove(self.id)
         os._exit(0)
 
+    def _take_no_more(self) -> None:
+        """Let DBOS look at no queue any more, or it takes what is handed back at once."""
+        for event in self._dbos.background_thread_stop_events if self._dbos else ():
+            event.set()
+
     def _drained(self) -> int:
         """Let windows that are being read be kept; everything else is for the next worker."""
+        self._take_no_more()
         for activity in list(self._active.values()):
             activity.stop(park=True)
         until = time.monotonic() + DRAIN_SECONDS
@@ -228,15 +237,18 @@ class Worker:
 
 
 class _Line:
-    """Tells the parent something, whole lines at a time."""
+    """Tells the parent something, whole lines at a time.
+
+    A parent that has gone is told nothing: that its end was heard of ends this process, and until
+    then no job may fail of it.
+    """
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self._lock = threading.Lock()
-        self._last = ""
 
     def tell(self, **what: object) -> None:
         text = json.dumps(what)
-        with self._lock:
+        with self._lock, contextlib.suppress(BrokenPipeError):
             self._file.write(text + "\n")
             self._file.flush()
