@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Hypothesis, Search
 from stenopool.engines.openvino import OpenVINOEngine, batch
 from stenopool.engines.openvino.batch import Batch, Decoding
+from stenopool.engines.openvino.memory import Room
 from stenopool.engines.search import strategy
 from stenopool.errors import EngineFailed
 
@@ -45,10 +46,14 @@ def features(speech_wav: Path) -> Features:
 Begin = Callable[..., Decoding]
 
 
+def copy_of(room: Room) -> Room:
+    return Room({name: bits.copy() for name, bits in room.audio.items()}, room.stored)
+
+
 @pytest.fixture(scope="module")
 def begin(engine: OpenVINOEngine, vocabulary: Vocabulary, features: Features) -> Begin:
     """The decoding of one of the windows."""
-    rooms = engine.encode(features)
+    rooms = cast("list[Room]", engine.encode(features))
     special = engine._special
 
     def of(number: int, search: Search = GREEDY, told: str = "") -> Decoding:
@@ -56,7 +61,7 @@ def begin(engine: OpenVINOEngine, vocabulary: Vocabulary, features: Features) ->
         head = vocabulary.head(None, "transcribe")
         prompt = vocabulary.prompt(head, context, timestamps=False)
         chosen = strategy(special, search, timestamps=False)
-        return Decoding.of(rooms[number], prompt, chosen, 448 - len(prompt), special)  # type: ignore[index]
+        return Decoding.of(copy_of(rooms[number]), prompt, chosen, 448 - len(prompt), special)
 
     return of
 
@@ -68,7 +73,7 @@ def running(engine: OpenVINOEngine) -> Batch:
 
 def finished(running: Batch, *decodings: Decoding) -> list[Hypothesis]:
     for _ in range(1000):
-        if all(one.outcome for one in decodings):
+        if all(one.has_left for one in decodings):
             break
         running.step()
     found = [one.outcome for one in decodings if isinstance(one.outcome, Hypothesis)]
@@ -164,12 +169,29 @@ def test_window_that_nobody_waits_for_leaves(running: Batch, begin: Begin) -> No
     assert_same(finished(running, kept)[0], expected)
 
 
+def test_window_lies_in_one_place_only_and_comes_back_as_it_was(
+    running: Batch, begin: Begin
+) -> None:
+    """Also where windows that left before it moved it to another place."""
+    windows = [begin(number) for number in range(WINDOWS)]
+    before = [copy_of(one.heard) for one in windows]
+    running.add(windows)
+    running.step()
+    assert [one.heard.audio for one in windows] == [{}] * WINDOWS
+    finished(running, *windows)
+    for one, room in zip(windows, before, strict=True):
+        assert one.heard.audio.keys() == room.audio.keys()
+        for name, bits in room.audio.items():
+            np.testing.assert_array_equal(one.heard.audio[name], bits)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_failure_is_told_to_all_in_the_batch_and_to_nobody_after(
     running: Batch, begin: Begin, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     expected = alone(running, begin(0))
     both = [begin(0), begin(1)]
+    rooms = [copy_of(one.heard) for one in both]
     running.add(both)
     running.step()
 
@@ -184,5 +206,8 @@ def test_failure_is_told_to_all_in_the_batch_and_to_nobody_after(
                 running.step()
         else:
             running.step()
-    assert all(isinstance(one.outcome, EngineFailed) for one in both)
+    assert all(isinstance(one.outcome, EngineFailed) and one.has_left for one in both)
+    for one, room in zip(both, rooms, strict=True):  # so that it can be tried again
+        for name, bits in room.audio.items():
+            np.testing.assert_array_equal(one.heard.audio[name], bits)
     assert_same(alone(running, begin(0)), expected)

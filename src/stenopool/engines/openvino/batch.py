@@ -19,7 +19,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from stenopool.engines.base import Hypothesis
-from stenopool.engines.openvino.memory import Room
+from stenopool.engines.openvino.memory import Room, Rooms
 from stenopool.engines.rules import Next
 from stenopool.engines.search import Strategy
 from stenopool.engines.special import Special
@@ -36,11 +36,12 @@ class Decoding:
     """The decoding of one window.
 
     Attributes:
-        heard: the window.
+        heard: the window; its room is empty from when it joins the batch until it has left.
         prompt: what is still to be fed of the prompt, in stretches: up to the start token, and the
             rest.
         left: tokens that may still be written.
         outcome: the result, or why there is none.
+        has_left: the batch: the outcome is there, and so is the window.
         first_column: of the batch's state, with a token of this window.
         length: tokens in the state.
         first_row: of this window, in the last step.
@@ -51,6 +52,7 @@ class Decoding:
     strategy: Strategy
     left: int
     outcome: Hypothesis | EngineFailed | None = None
+    has_left: bool = False
     no_speech_prob: float = 0.0
     first_column: int = 0
     length: int = 0
@@ -113,14 +115,16 @@ class Batch:
 
     Args:
         request: of `decoder.writer`.
-        room: with as many places as windows are decoded together.
+        rooms: those of the windows. One that is in the batch lies there only.
+        places: windows that are decoded together.
         least: rows at the least; where there are fewer, some stand there twice.
     """
 
     def __init__(
-        self, request: ov.InferRequest, room: Room, places: int, special: Special, least: int
+        self, request: ov.InferRequest, rooms: Rooms, places: int, special: Special, least: int
     ) -> None:
-        self._request, self._room, self._places, self._special = request, room, places, special
+        self._request, self._rooms, self._places, self._special = request, rooms, places, special
+        self._room = rooms.built(places)
         self._least = least
         self._waiting: deque[Decoding] = deque()
         self._active: list[Decoding] = []
@@ -144,8 +148,9 @@ class Batch:
                 if isinstance(error, EngineFailed)
                 else EngineFailed(f"A batch was given up: {type(error).__name__}", do="Try again")
             )
-            for one in self._active:
-                one.outcome = failure
+            for place, one in enumerate(self._active):
+                self._rooms.fill(one.heard, self._room, place)
+                one.outcome, one.has_left = failure, True
             self._active.clear()
             if not isinstance(error, EngineFailed):
                 raise
@@ -161,6 +166,7 @@ class Batch:
             one = self._waiting.popleft()
             one.first_column = self._columns
             self._room.put(len(self._active), one.heard)
+            self._rooms.empty(one.heard)
             self._active.append(one)
         if len(self._active) > before:
             self._hear()
@@ -221,11 +227,14 @@ class Batch:
         """Let windows go that are done; the last ones take their places."""
         before = len(self._active)
         for place in reversed(range(before)):
-            if self._active[place].outcome:
+            one = self._active[place]
+            if one.outcome:
+                self._rooms.fill(one.heard, self._room, place)
                 last = self._active.pop()
                 if place < len(self._active):
                     self._active[place] = last
-                    self._room.put(place, last.heard)
+                    self._room.move(len(self._active), place)
+                one.has_left = True
         if 0 < len(self._active) < before:
             self._hear()
 

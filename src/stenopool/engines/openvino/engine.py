@@ -100,10 +100,7 @@ class OpenVINOEngine:
             places = min(max(1, fitting), MOST_PLACES)
             least = least_rows() if bfloat16 else 1
             self._groups = Groups(
-                [
-                    _Group(models, self._rooms.built(places), places, self._special, least)
-                    for _ in range(groups)
-                ]
+                [_Group(models, self._rooms, places, self._special, least) for _ in range(groups)]
             )
         self.workers = groups * (places + AHEAD)
         self._aligned = [one.any_name for one in models["aligner"].inputs if "." in one.any_name]
@@ -226,7 +223,7 @@ class _Group:
     def __init__(
         self,
         models: Mapping[str, ov.CompiledModel],
-        room: Room,
+        rooms: Rooms,
         places: int,
         special: Special,
         least: int,
@@ -235,7 +232,7 @@ class _Group:
         self.encoder = models["encoder"].create_infer_request()
         self._short: ov.InferRequest | None = None
         self.aligner = models["aligner"].create_infer_request()
-        self._batch = Batch(models["writer"].create_infer_request(), room, places, special, least)
+        self._batch = Batch(models["writer"].create_infer_request(), rooms, places, special, least)
 
     def short(self, model: ov.CompiledModel) -> ov.InferRequest:
         """The encoder of short windows; `turns` is held."""
@@ -247,9 +244,9 @@ class _Group:
         """Let windows join the batch, and take turns with other callers in going on with it."""
         self._batch.add(decodings)
         try:
-            while not all(one.outcome for one in decodings):
+            while not all(one.has_left for one in decodings):
                 with self.turns:
-                    if not all(one.outcome for one in decodings):
+                    if not all(one.has_left for one in decodings):
                         self._batch.step()
         finally:
             for one in decodings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +26,12 @@ class Room:
     """The keys and values of some windows.
 
     Attributes:
-        audio: by the name of the graphs' input, (windows, heads, …).
+        audio: by the name of the graphs' input, (windows, heads, …); empty while they lie in a
+            place of another room.
         stored: the type that the arrays stand for.
     """
 
-    audio: Mapping[str, Bits]
+    audio: dict[str, Bits]
     stored: ov.Type
 
     def tensors(self, windows: int) -> dict[str, ov.Tensor]:
@@ -46,6 +46,11 @@ class Room:
         for name, bits in self.audio.items():
             bits[place] = other.audio[name][0]
 
+    def move(self, source: int, target: int) -> None:
+        """Copy what lies in a place to another one."""
+        for bits in self.audio.values():
+            bits[target] = bits[source]
+
 
 class Rooms:
     """Builds rooms, and keeps those for one window that nobody holds any more.
@@ -56,7 +61,7 @@ class Rooms:
 
     def __init__(self, shape: WhisperShape, positions: int, stored: ov.Type) -> None:
         self._shape, self._positions, self._stored = shape, positions, stored
-        self._free: deque[Mapping[str, Bits]] = deque()
+        self._free: deque[dict[str, Bits]] = deque()
 
     @property
     def window_bytes(self) -> int:
@@ -66,13 +71,32 @@ class Rooms:
 
     def take(self) -> Room:
         """A room for one window; others may have it when the caller has let go of it."""
-        try:
-            audio = self._free.pop()
-        except IndexError:
-            audio = self.built(1).audio
+        audio = self._some()
         room = Room(audio, self._stored)
-        weakref.finalize(room, self._free.append, audio)
+        weakref.finalize(room, self._give_back, audio)
         return room
+
+    def empty(self, room: Room) -> None:
+        """Let others have the memory of a room whose window lies elsewhere now."""
+        self._give_back(room.audio)
+
+    def fill(self, room: Room, source: Room, place: int) -> None:
+        """Copy to an empty room what lies in a place of another one."""
+        audio = self._some()
+        for name, bits in audio.items():
+            bits[0] = source.audio[name][place]
+        room.audio.update(audio)
+
+    def _some(self) -> dict[str, Bits]:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self.built(1).audio
+
+    def _give_back(self, audio: dict[str, Bits]) -> None:
+        if audio:
+            self._free.append(dict(audio))
+            audio.clear()
 
     def built(self, windows: int) -> Room:
         """A new room."""
