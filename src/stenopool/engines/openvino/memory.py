@@ -17,6 +17,7 @@ from stenopool.models.weights import HEAD_WIDTH, WhisperShape
 
 _M_MMAP_THRESHOLD = -3  # of glibc's <malloc.h>
 _LARGE_BYTES = 1 << 20
+_KEPT_ROOMS = 4  # that nobody uses: windows on their way into a batch and out of it
 
 Bits = NDArray[Any]  # uint16 or float32; NumPy has no bfloat16: its bits as numbers
 
@@ -53,7 +54,7 @@ class Room:
 
 
 class Rooms:
-    """Builds rooms, and keeps those for one window that nobody holds any more.
+    """Builds rooms, and keeps some of those for one window that nobody holds any more.
 
     Args:
         positions: of a window.
@@ -61,7 +62,7 @@ class Rooms:
 
     def __init__(self, shape: WhisperShape, positions: int, stored: ov.Type) -> None:
         self._shape, self._positions, self._stored = shape, positions, stored
-        self._free: deque[dict[str, Bits]] = deque()
+        self._free: deque[dict[str, Bits]] = deque(maxlen=_KEPT_ROOMS)
 
     @property
     def window_bytes(self) -> int:
