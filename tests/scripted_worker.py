@@ -9,6 +9,7 @@ begins with `wait` do so until `FOLDER/open` is there.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 
 from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.audio.media import Recording
@@ -33,7 +35,7 @@ from stenopool.decoding.listening import Listening
 from stenopool.decoding.options import Options
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading
-from stenopool.errors import EngineFailed, ModelNotPulled, NoSamples
+from stenopool.errors import EngineFailed, InputUnreadable, ModelNotPulled, NoSamples
 from stenopool.pipeline import activity, flow, job, process, worker
 from stenopool.transcript import ModelInfo, Transcript, Word
 
@@ -69,6 +71,20 @@ def behave(folder: Path, what: str, times: int) -> None:
         raise NoSamples("there is nothing in it", do="Record it again")
     elif what == "defect":
         raise KeyError("a defect")
+    else:
+        _meet(what, times)
+
+
+def _meet(what: str, times: int) -> None:
+    """Trouble that is not the recording's."""
+    if what == "database" and times == 1:
+        raise sa.exc.OperationalError("an update", {}, Exception("the disk is full"))
+    if what == "stale" and times < flow.MOST_TRIES + 2:
+        raise OSError(errno.ESTALE, "Stale file handle")
+    if what == "cause" and times < flow.MOST_TRIES + 2:
+        raise InputUnreadable("cannot read it", do="Wait") from OSError(errno.EIO, "I/O error")
+    if what == "forbidden":
+        raise InputUnreadable("cannot read it", do="Ask") from OSError(errno.EACCES, "denied")
 
 
 def _eat() -> None:
@@ -160,6 +176,7 @@ class ScriptedModel:
 def main(folder: str, *protocol: str, spec: str) -> None:
     """What `stenopool.pipeline.process.main` does, in less time and with this model."""
     worker.NOTE_SECONDS = 0.1
+    worker.DROPPED_SECONDS = 0.3
     worker.WATCH_SECONDS = 0.05
     vars(worker)["BEAT_SECONDS"] = 0.3
     flow.SPAN_POLL_SECONDS = 0.05

@@ -295,6 +295,43 @@ def test_jobs_at_work_when_their_supervisor_is_killed_are_handed_back_once(stage
 # --- trouble that passes -----------------------------------------------------------------------
 
 
+def test_job_is_not_to_blame_for_its_database(stage: Stage) -> None:
+    """The process gives it up, and takes it up again: once for each window that it strikes."""
+    names = ["database-4 once.wav", "database-2 thrice.wav"]
+    ids = stage.submit(*names, seconds=5.0)
+    assert stage.run_once().states == dict.fromkeys(names, "done")
+    assert [stage.text(name) for name in names] == [text_of_seconds(5)] * 2
+    found = [stage.jobs.find(job_id) for job_id in ids]
+    assert [(one.attempts, one.deaths, one.error) for one in found] == [(2, 0, None), (4, 0, None)]
+    assert len({event.pid for event in stage.log}) == 1
+
+
+@pytest.mark.parametrize("name", ["stale.wav", "cause.wav"])
+def test_folder_that_cannot_be_read_for_a_while_is_waited_for(stage: Stage, name: str) -> None:
+    stage.submit(name)
+    assert stage.run_once().states == {name: "done"}
+    assert tree(stage.folder / "failed") == []
+
+
+def test_recording_that_may_not_be_read_fails(stage: Stage) -> None:
+    (job_id,) = stage.submit("forbidden.wav")
+    assert stage.run_once().states == {"forbidden.wav": "failed"}
+    error = stage.jobs.find(job_id).error
+    assert error
+    assert error["code"] == "input_unreadable"
+
+
+def test_bucket_that_is_not_there_is_waited_for(stage: Stage) -> None:
+    (job_id,) = stage.submit("fine.wav")
+    away = stage.folder.with_name("away")
+    stage.folder.rename(away)
+    with stage.running():
+        wait_for(lambda: stage.jobs.find(job_id).phase == "retrying")
+        away.rename(stage.folder)
+        wait_for(lambda: stage.state(job_id) == "done")
+    assert tree(stage.folder / "processed") == ["fine.wav"]
+
+
 def test_storage_in_trouble_is_waited_for_as_long_as_the_job_has_patience(stage: Stage) -> None:
     (patient,) = stage.submit("fine patient.wav")
     (impatient,) = stage.submit("fine impatient.wav", patience=0.2)

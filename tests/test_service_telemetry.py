@@ -1,14 +1,20 @@
-"""Traces of requests, as the documentation says to make them."""
+"""What an operator sees of the server: traces of requests, and whether it is ready."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
 from serving import served
+from stenopool.service import operation
 
 INSTRUMENT = str(Path(sys.executable).with_name("opentelemetry-instrument"))
 TO_THE_CONSOLE = {
@@ -39,3 +45,28 @@ def spans(log: str) -> Iterator[dict[str, Any]]:
         found, end = decoder.raw_decode(log, at)
         yield found
         at = log.find("{\n", end)
+
+
+# --- ready -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["", "supervisor", "database", "bucket"])
+def test_server_says_what_keeps_it_from_being_ready(trouble: str) -> None:
+    def check(name: str) -> Callable[[], None]:
+        def checked() -> None:
+            if name == trouble:
+                raise OSError("away")
+
+        return checked
+
+    serving = SimpleNamespace(
+        jobs=SimpleNamespace(counts=check("database")),
+        bucket=SimpleNamespace(prepare=check("bucket")),
+    )
+    app = FastAPI()
+    app.state.serving = serving
+    app.state.is_supervised = lambda: trouble != "supervisor"
+    app.include_router(operation.router)
+    found = TestClient(app).get("/readyz")
+    assert found.status_code == (503 if trouble else 200)
+    assert found.json()["troubles"] == ([trouble] if trouble else [])

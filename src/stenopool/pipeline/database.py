@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+from dbos import error as dbos_error
 from platformdirs import user_data_path
 
 from stenopool.errors import UsageError
@@ -120,6 +121,10 @@ deliveries = sa.Table(
     sa.Column("error", sa.Text, nullable=False),
     sa.Index("steno_webhooks_by_state", "state", "due"),
 )
+
+
+# What the database may answer at any moment; DBOS has an error of its own for a query that hangs.
+DATABASE_ERRORS = (sa.exc.SQLAlchemyError, dbos_error.DBOSException)
 
 
 def default_database(bucket_url: str) -> str:

@@ -6,10 +6,12 @@ themselves are those of `recording`: they may be done twice.
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from dbos import DBOS, PortableWorkflowError, WorkflowStatus
@@ -21,13 +23,17 @@ from stenopool.errors import (
     InputChanged,
     InputCrashed,
     InputNotFound,
+    InputUnreadable,
     OutputError,
     StenoError,
     StorageError,
+    StorageUnavailable,
+    UsageError,
     restored,
 )
 from stenopool.pipeline import recording
 from stenopool.pipeline.activity import Activity, Stopped
+from stenopool.pipeline.database import DATABASE_ERRORS
 from stenopool.pipeline.job import Job, span_prefix
 from stenopool.pipeline.jobs import SPAN, TRANSCRIBE, Jobs
 from stenopool.pipeline.recording import Listener, Task
@@ -40,6 +46,24 @@ SPANS_AHEAD = 32  # of one recording, not yet read: bounds what lies in `work/`
 SPAN_POLL_SECONDS = 0.5  # for each span that has to end first, up to
 LONGEST_SPAN_POLL = 2.0
 OPEN_BUCKETS = 16
+
+
+# Of a folder that is mounted from elsewhere, or of a process that has too much open.
+PASSING = {
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOMEM"),
+        *("ENOTCONN", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+}
+
+
+class Dropped(BaseException):
+    """The database failed: this process gives the job up, and it is taken up again.
+
+    DBOS would take an `Exception` for the end of the job.
+    """
 
 
 class GivenUpError(Exception):
@@ -87,7 +111,7 @@ def this() -> Process:
 def transcribe(job_id: str, data: Data) -> Data:
     """A recording, from `input/` to `processed/` or `failed/`."""
     job = Job.from_dict(data)
-    with _Hand(job_id, job) as hand:
+    with _without_blame(), _Hand(job_id, job) as hand:
         found = transcribe_step(job_id)
         if "outcome" not in found:
             found = publish_step(job_id)
@@ -105,7 +129,7 @@ def transcribe(job_id: str, data: Data) -> Data:
 @DBOS.workflow(name=SPAN)
 def read_span(span_id: str, job_id: str, data: Data, details: Data) -> Data:
     """Some windows of a long recording, from `work/` to `work/`."""
-    with _Hand(span_id, Job.from_dict(data), of=job_id) as hand:
+    with _without_blame(), _Hand(span_id, Job.from_dict(data), of=job_id) as hand:
         hand.outcome = span_step(span_id, details)
     return hand.outcome
 
@@ -186,29 +210,41 @@ class _Hand:
         self.attempts = int(notes.get("attempts", 0)) + 1
         self.verdict: Data | None = notes.get("verdict")
         self.activity = process.begin(id, notes)
-        self.task = Task(
-            of or id,
-            job,
-            _bucket(job.bucket),
-            process.listener,
-            self.activity,
-            _Spans(self) if not of else _NoSpans(),
-        )
+        self._of = of
+
+    @cached_property
+    def task(self) -> Task:
+        """Raises StorageUnavailable while the bucket is not there."""
+        try:
+            bucket = _bucket(self.job.bucket)
+        except UsageError as error:  # it was there when the job was submitted
+            raise StorageUnavailable(error.what, do=error.do) from error
+        spans = _NoSpans() if self._of else _Spans(self)
+        listener = this().listener
+        return Task(self._of or self.id, self.job, bucket, listener, self.activity, spans)
 
     def __enter__(self) -> _Hand:
         _hands[self.id] = self
-        # At once, not with the other notes: a process that dies has tried as well.
-        this().jobs.client.update_workflow_attributes(
-            self.id, {"attempts": self.attempts}, merge=True
-        )
+        try:
+            # At once, not with the other notes: a process that dies has tried as well.
+            this().jobs.client.update_workflow_attributes(
+                self.id, {"attempts": self.attempts}, merge=True
+            )
+        except BaseException:
+            self._put_down()
+            raise
         return self
 
     def __exit__(self, *_exception: object) -> None:
         try:
             self._note_end()
         finally:  # a database that is away must not make this process look busy for ever
-            _hands.pop(self.id, None)
-            this().end(self.activity)
+            self._put_down()
+
+    def _put_down(self) -> None:
+        if _hands.get(self.id) is self:  # else it was handed over, and has come back
+            del _hands[self.id]
+        this().end(self.activity)
 
     def _note_end(self) -> None:
         jobs = this().jobs
@@ -290,10 +326,13 @@ def _tried(id: str, action: Callable[[Task], Data]) -> Data:
     except GivenUpError as trouble:
         found = {"outcome": "left", "error": trouble.error.record()}
     except (InputChanged, InputNotFound) as error:
-        hand.task.checkpoints.clear()
+        with suppress(StenoError):  # the supervisor tidies up later
+            hand.task.checkpoints.clear()
         found = {"outcome": "gone", "error": error.record()}
     except StenoError as error:
         found = {"outcome": "failed", "error": error.record()}
+    except DATABASE_ERRORS as error:
+        raise Dropped(str(error)) from error
     except Exception as error:  # noqa: BLE001  a defect is reported with its recording
         what = f"`{hand.job.key}` met a defect: {type(error).__name__}: {error}"
         defect = Defect(what, do="Report this message; then `steno jobs retry`")
@@ -306,17 +345,38 @@ def _patiently(hand: _Hand, action: Callable[[Task], Data]) -> Data:
     while True:
         try:
             return action(hand.task)
-        except (StorageError, OutputError) as error:
+        except (StorageError, OutputError, InputUnreadable, OSError) as error:
             # Never the recording's fault, so no reason to call it failed.
+            trouble = _of_storage(error)
             if time.monotonic() - begun > hand.job.patience:
-                raise GivenUpError(error) from error
-            hand.activity.retrying(error, attempt)
+                raise GivenUpError(trouble) from error
+            hand.activity.retrying(trouble, attempt)
         except (EngineError, MemoryError) as error:
             tries += 1
             if tries >= MOST_TRIES:
                 raise
             hand.activity.retrying(_as_error(error), attempt)
         attempt += 1
+
+
+def _of_storage(error: StenoError | OSError) -> StenoError:
+    """The trouble of the storage that an error tells of; raises what is none."""
+    if isinstance(error, StorageError | OutputError):
+        return error
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if not (isinstance(cause, OSError) and cause.errno in PASSING):
+        raise error
+    do = "Look at the disk or the mount that the bucket lies on"
+    return StorageUnavailable(error.what if isinstance(error, StenoError) else str(error), do=do)
+
+
+@contextmanager
+def _without_blame() -> Iterator[None]:
+    """What fails because of the database is no job's fault."""
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise Dropped(str(error)) from error
 
 
 def _as_error(error: EngineError | MemoryError) -> StenoError:

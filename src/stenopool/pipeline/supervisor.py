@@ -18,6 +18,7 @@ from stenopool.errors import StenoError
 from stenopool.pipeline import keys
 from stenopool.pipeline.batch import finish_batches
 from stenopool.pipeline.checkpoints import Checkpoints
+from stenopool.pipeline.database import DATABASE_ERRORS
 from stenopool.pipeline.events import event
 from stenopool.pipeline.job import Group
 from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView, state_of
@@ -126,7 +127,7 @@ class Supervisor:
             if self.bucket:
                 tidy(self.jobs, self.bucket)
                 finish_batches(self.jobs, self.bucket)
-        except (StenoError, sa.exc.DBAPIError) as error:
+        except (StenoError, *DATABASE_ERRORS) as error:
             event("trouble", logging.WARNING, message=str(error))
 
     def _tick(self) -> bool:
@@ -156,9 +157,14 @@ class Supervisor:
             event("trouble", logging.WARNING, **error.record())
             self._put_off("look", LOOK_SECONDS)
             return True
-        except sa.exc.DBAPIError as error:
-            event("trouble", logging.WARNING, code="database", message=str(error.orig))
+        except DATABASE_ERRORS as error:
+            message = str(error.orig if isinstance(error, sa.exc.DBAPIError) else error)
+            event("trouble", logging.WARNING, code="database", message=message)
             time.sleep(IDLE_SECONDS)  # not five times a second while it is away
+            return True
+        except OSError as error:  # no process could be started, too many files are open
+            event("trouble", logging.WARNING, code="system", message=str(error))
+            time.sleep(IDLE_SECONDS)
             return True
 
     def _has_work(self) -> bool:

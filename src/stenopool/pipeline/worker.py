@@ -37,6 +37,7 @@ LEAVE_SECONDS = 5.0
 DRAIN_SECONDS = 20.0
 NOTE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
+PAUSED_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +120,12 @@ class Worker:
         """Take the requests of the parent; end when it does."""
 
         def take() -> None:
-            for line in stdin:
-                said = json.loads(line)
-                (self._streams if "live" in said else self._desk).take(said)
-            self._leave()
+            try:
+                for line in stdin:
+                    said = json.loads(line)  # half a line of a parent that was killed is none
+                    (self._streams if "live" in said else self._desk).take(said)
+            finally:
+                self._leave()
 
         threading.Thread(target=take, name="parent", daemon=True).start()
 
@@ -166,7 +169,8 @@ class Worker:
         return activity
 
     def _end(self, activity: Activity) -> None:
-        self._active.pop(activity.id, None)
+        if self._active.get(activity.id) is activity:
+            del self._active[activity.id]
         self._tell()
 
     def _tell(self) -> None:
@@ -178,12 +182,18 @@ class Worker:
 
     def _watch(self) -> None:
         """Ends the process when a recording does not get on: no thread can be ended alone."""
+        before = time.monotonic()
         while True:
             time.sleep(WATCH_SECONDS)
             now = time.monotonic()
+            paused, before = now - before > PAUSED_SECONDS, now
             for one in [*self._active.values(), *self._desk.active.values()]:
                 since = one.computing_since
-                if since is not None and now - since > self._spec.stall_seconds:
+                if since is None:
+                    continue
+                if paused:  # the whole process was, and nobody could get on
+                    one.computing_since = now
+                elif now - since > self._spec.stall_seconds:
                     self._line.tell(stalled=one.id)
                     os._exit(STALLED)
 

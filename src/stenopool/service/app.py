@@ -135,6 +135,7 @@ def _lifespan(serving: Serving) -> Any:  # noqa: ANN401  a context manager of th
         app.state.metrics = Metrics(supervisor, app.state.engines)
         thread = threading.Thread(target=supervisor.run, name="supervisor", daemon=True)
         thread.start()
+        app.state.is_supervised = thread.is_alive
         try:
             async with AsyncExitStack() as stack:
                 if not serving.sagemaker:

@@ -23,9 +23,10 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Whether it can do what it is asked for: the database and the bucket can be reached."""
+    """Whether it can do what it is asked for: the database and the bucket can be reached, and
+    somebody looks after the workers."""
     serving = request.app.state.serving
-    troubles = []
+    troubles = [] if request.app.state.is_supervised() else ["supervisor"]
     for name, check in (("database", serving.jobs.counts), ("bucket", serving.bucket.prepare)):
         try:
             await run_in_threadpool(check)
