@@ -46,6 +46,7 @@ NAME_LENGTH = 64  # letters of a recording's name that its windows bear
 
 _NAME = re.compile(r"([a-z]+)(?:-(\d+))?.*")
 _begun: Counter[tuple[str, int]] = Counter()  # windows, in this process
+_is_sick = False  # from then on nothing can be read in this process
 
 
 def behave(folder: Path, what: str, times: int) -> None:
@@ -72,11 +73,15 @@ def behave(folder: Path, what: str, times: int) -> None:
     elif what == "defect":
         raise KeyError("a defect")
     else:
-        _meet(what, times)
+        _meet(folder, what, times)
 
 
-def _meet(what: str, times: int) -> None:
+def _meet(folder: Path, what: str, times: int) -> None:
     """Trouble that is not the recording's."""
+    global _is_sick  # noqa: PLW0603
+    if what == "sickens" and not (folder / "sick").exists():
+        (folder / "sick").touch()
+        _is_sick = True
     if what == "database" and times == 1:
         raise sa.exc.OperationalError("an update", {}, Exception("the disk is full"))
     if what == "stale" and times < flow.MOST_TRIES + 2:
@@ -161,6 +166,8 @@ class ScriptedModel:
         second = window.pieces[0].start // SAMPLE_RATE
         self._note("begun", name, second)
         _begun[name, second] += 1
+        if _is_sick:
+            raise EngineFailed("the device is lost", do="Start again")
         if (found := _NAME.match(name)) and second >= int(found[2] or 0):
             behave(self.folder, found[1], _begun[name, second])
         self._note("read", name, second)

@@ -133,6 +133,7 @@ def _numbers_are_right(stage: Stage) -> None:
     assert dead.error
     assert dead.error["message"] == "the engine stumbled"
     assert stage.record("dead.wav")["attempts"] == dead.attempts
+    assert dead.deaths == 1  # of the process that others used; then it failed alone
 
 
 @pytest.mark.slow
@@ -304,6 +305,15 @@ def test_job_is_not_to_blame_for_its_database(stage: Stage) -> None:
     found = [stage.jobs.find(job_id) for job_id in ids]
     assert [(one.attempts, one.deaths, one.error) for one in found] == [(2, 0, None), (4, 0, None)]
     assert len({event.pid for event in stage.log}) == 1
+
+
+def test_model_that_fails_in_one_process_costs_no_recording(stage: Stage) -> None:
+    """Such as one on a GPU that was lost: every recording of the queue would fail in turn."""
+    names = ["sickens.wav", *(f"fine {number}.wav" for number in range(4))]
+    stage.submit(*names, seconds=3.0)
+    assert stage.run_once(most=1).states == dict.fromkeys(names, "done")
+    assert tree(stage.folder / "failed") == []
+    assert (stage.folder.parent / "sick").exists()
 
 
 @pytest.mark.parametrize("name", ["stale.wav", "cause.wav"])

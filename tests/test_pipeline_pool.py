@@ -390,7 +390,7 @@ def test_only_what_stalled_is_blamed_for_a_stall(pool: Callable[..., Played], jo
     (child,) = found.up("busy")
     wait_for(lambda: child.reading_seconds)
     first, second = hold_two(jobs, child)
-    child.computing, child.stalled = frozenset({first, second}), second
+    child.computing, child.suspect = frozenset({first, second}), second
     child.kill("stalled")
     found.until(lambda: not found.children)
     assert notes_of(jobs, first) == {}

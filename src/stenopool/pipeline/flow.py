@@ -82,6 +82,8 @@ class Process:
         worker: id of this process.
         begin: gives the activity for a job that is taken up.
         end: is told that it is put down.
+        doubt: is told of a job with which the model failed again and again. It ends a process that
+            others share, as it may be the process that is broken, and returns in one of its own.
     """
 
     worker: str
@@ -89,6 +91,7 @@ class Process:
     listener: Listener
     begin: Callable[[str, Data], Activity]
     end: Callable[[Activity], None]
+    doubt: Callable[[str], None]
 
 
 _process: Process | None = None
@@ -354,6 +357,7 @@ def _patiently(hand: _Hand, action: Callable[[Task], Data]) -> Data:
         except (EngineError, MemoryError) as error:
             tries += 1
             if tries >= MOST_TRIES:
+                this().doubt(hand.id)
                 raise
             hand.activity.retrying(_as_error(error), attempt)
         attempt += 1

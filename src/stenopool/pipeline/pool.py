@@ -94,7 +94,7 @@ class Child:
     jobs: int = 0
     computing: frozenset[str] = frozenset()
     reading_seconds: float = 0.0
-    stalled: str = ""
+    suspect: str = ""
     error: dict[str, Any] | None = None
     killed_for: Death | None = None
     draining_since: float | None = None
@@ -128,7 +128,7 @@ class Child:
                 continue
             self.id = said.get("id", self.id)
             self.ready = said.get("ready", self.ready)
-            self.stalled = said.get("stalled", self.stalled)
+            self.suspect = said.get("suspect", self.suspect)
             self.error = said.get("error", self.error)
             if "computing" in said:
                 self.jobs = said["jobs"]
@@ -379,7 +379,7 @@ class Pool:
         self._pause(child)
         if child.error:
             self._failed(child.kind.group, child.error)
-        suspects = {child.stalled} if child.stalled else set(child.computing)
+        suspects = {child.suspect} if child.suspect else set(child.computing)
         released: list[str] = []
         if child.id:
             released = release(self._jobs, child.id, death, suspects)

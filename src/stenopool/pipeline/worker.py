@@ -31,7 +31,7 @@ from stenopool.pipeline.process import Spec
 from stenopool.pipeline.recording import Listener
 from stenopool.pipeline.streams import Speaker, Streams
 
-STALLED, FENCED = 86, 87  # exit statuses
+STALLED, FENCED, DOUBTED = 86, 87, 88  # exit statuses
 DROPPED_SECONDS = 10.0  # between two looks for work that was dropped
 LEAVE_SECONDS = 5.0
 DRAIN_SECONDS = 20.0
@@ -96,7 +96,7 @@ class Worker:
         self._engine = engine
         self._desk = Desk(cast("Answerer", listener), self._meter, line.tell, self._tell)
         self._streams = Streams(cast("Speaker", listener), line.tell)
-        flow.use(flow.Process(self.id, self._jobs, listener, self._begin, self._end))
+        flow.use(flow.Process(self.id, self._jobs, listener, self._begin, self._end, self._doubt))
 
     def work(self) -> int:
         """Until a signal comes."""
@@ -173,6 +173,12 @@ class Worker:
             del self._active[activity.id]
         self._tell()
 
+    def _doubt(self, id: str) -> None:
+        """The model failed with a job: that is only held against it in a process of its own."""
+        if not self._spec.alone:
+            self._line.tell(suspect=id)
+            os._exit(DOUBTED)
+
     def _tell(self) -> None:
         active = [*self._active.values(), *self._desk.active.values()]
         computing = [one.id for one in active if one.computing_since is not None]
@@ -194,7 +200,7 @@ class Worker:
                 if paused:  # the whole process was, and nobody could get on
                     one.computing_since = now
                 elif now - since > self._spec.stall_seconds:
-                    self._line.tell(stalled=one.id)
+                    self._line.tell(suspect=one.id)
                     os._exit(STALLED)
 
     def _keep(self) -> None:
