@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stenopool.models.registry import Version
 
 app = typer.Typer(
-    help="Models: list, pull, add, promote, show, export, package.", no_args_is_help=True
+    help="Models: list, pull, add, promote, show, export, average, package.", no_args_is_help=True
 )
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
@@ -141,6 +141,21 @@ def export_model(
     measured = store().promotions.of(model.name)
     for file in export(model, to, output, precision, measured=measured):
         say(f"{output.name}: {file}")
+
+
+@app.command("average")
+def average_models(
+    *,
+    names: Annotated[
+        list[str], typer.Argument(help="Names or folders of models.", metavar="MODEL…")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+) -> None:
+    """Write the mean of trainings that began with the same weights: often better than each."""
+    from stenopool.models.average import average
+
+    average([store().resolve(name, report=report_pull) for name in names], output)
+    say(f"{output}: the mean of {len(names)} models")
 
 
 @app.command("package")

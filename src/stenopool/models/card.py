@@ -154,6 +154,8 @@ def _training(training: Mapping[str, Any]) -> dict[str, str]:
     if teacher := _mapping(training.get("teacher")):
         rows["teacher"] = f"`{teacher.get('name')}`, SHA-256 `{teacher.get('sha256')}`"
         rows["decoder layers of the teacher"] = ", ".join(map(str, _listed(training.get("layers"))))
+    if averaged := _listed(training.get("averaged")):
+        rows["mean of the trainings"] = ", ".join(f"`{name}`" for name in averaged)
     if init := training.get("init"):
         rows["began with"] = f"`{init}`"
     for name, meaning in (("train", "trained on"), ("valid", "measured while trained with")):

@@ -40,7 +40,7 @@ def training_facts(folder: Path) -> dict[str, Any] | None:
         return None
     if said.get("kind") not in KINDS:
         return None
-    kept = ("kind", "teacher", "layers", "options", "filter", "licences", "parameters")
+    kept = ("kind", "teacher", "layers", "options", "filter", "licences", "parameters", "averaged")
     found = {name: said[name] for name in kept if name in said}
     if isinstance(init := said.get("init"), str):
         found["init"] = Path(init).name
