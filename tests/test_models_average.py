@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,9 @@ def test_every_number_is_the_mean(trained: list[LocalModel], tmp_path: Path) -> 
 def test_it_says_of_what_it_is_the_mean(trained: list[LocalModel], tmp_path: Path) -> None:
     average(trained, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    digest = hashlib.sha256((tmp_path / "out" / "model.safetensors").read_bytes()).hexdigest()
+    assert card.startswith("# out\n")
+    assert digest in card
     assert "| mean of the trainings | `student0`, `student1`, `student2` |" in card
     training = facts_of(Store(tmp_path / "store").resolve(tmp_path / "out"))["training"]
     assert training["teacher"]["name"] == "base"

@@ -7,9 +7,11 @@ Source: Wortsman et al., "Model soups" (2022), https://arxiv.org/abs/2203.05482.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from stenopool.models.export import CARD
 from stenopool.models.facts import HYPERPARAMETERS, facts_of
 from stenopool.models.formats.model import FLOAT32, Whisper
 from stenopool.models.formats.reading import read_whisper
-from stenopool.models.formats.transformers import write_transformers
+from stenopool.models.formats.transformers import WEIGHTS, write_transformers
 from stenopool.models.local import LocalModel
 from stenopool.models.weights import LazyTensors, Stored, Tensor, WhisperWeights
 
@@ -61,10 +63,11 @@ def average(models: Sequence[LocalModel], output: Path) -> None:
         write_transformers(mean, fresh)
         if "kind" in training:  # else nobody knows how they were trained
             write_whole(fresh / HYPERPARAMETERS, json.dumps(training, indent=2) + "\n")
-        card = export_card(
-            models[0], mean, "transformers", FLOAT32, "", {**facts, "training": training}
-        )
-        write_whole(fresh / CARD, card)
+        with (fresh / WEIGHTS).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        model = replace(models[0], name=output.name, sha256=digest)
+        told = (mean, "transformers", FLOAT32, "", {**facts, "training": training})
+        write_whole(fresh / CARD, export_card(model, *told))
         give_name(fresh, output)
 
 
