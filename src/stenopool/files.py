@@ -109,6 +109,12 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def refuse_existing(path: Path) -> None:
+    """Raises OutputUnwritable where there is something of this name, if only a broken link."""
+    if os.path.lexists(path):
+        raise OutputUnwritable(f"`{path}` is there already", do="Name another, or move it away")
+
+
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """A folder to fill on the file system of `path`; it is removed at the end of the block, unless

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial, reduce
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stenopool.errors import OutputUnwritable, UnsupportedOption, UsageError
-from stenopool.files import folder_beside, give_name, make_folder, write_whole
+from stenopool.errors import UnsupportedOption, UsageError
+from stenopool.files import folder_beside, give_name, make_folder, refuse_existing, write_whole
 from stenopool.models.card import export_card
 from stenopool.models.export import CARD
 from stenopool.models.facts import HYPERPARAMETERS, facts_of
@@ -26,7 +25,7 @@ from stenopool.models.formats.model import FLOAT32, Whisper
 from stenopool.models.formats.reading import read_whisper
 from stenopool.models.formats.transformers import WEIGHTS, write_transformers
 from stenopool.models.local import LocalModel
-from stenopool.models.weights import LazyTensors, Stored, Tensor, WhisperWeights
+from stenopool.models.weights import LazyTensors, Stored, Tensor
 
 
 def average(models: Sequence[LocalModel], output: Path) -> None:
@@ -44,8 +43,7 @@ def average(models: Sequence[LocalModel], output: Path) -> None:
     """
     if len(models) < 2:
         raise UsageError("a mean is of two models or more", do="Name another one")
-    if os.path.lexists(output):
-        raise OutputUnwritable(f"`{output}` is there already", do="Name another, or move it away")
+    refuse_existing(output)
     read = [_whisper(model) for model in models]
     first, *others = read
     for model, other in zip(models[1:], others, strict=True):
@@ -54,7 +52,7 @@ def average(models: Sequence[LocalModel], output: Path) -> None:
                 f"`{model.name}` is not of the shape and the tokens of `{models[0].name}`",
                 do="Average trainings of the same model",
             )
-    mean = Whisper(_mean([one.weights for one in read]), first.tokenizer)
+    mean = _mean(read)
     make_folder(output.parent)
     facts = facts_of(models[0])
     training = {**facts.get("training", {}), "averaged": [Path(one.name).name for one in models]}
@@ -79,13 +77,14 @@ def _whisper(model: LocalModel) -> Whisper:
     return read_whisper(model.folder)
 
 
-def _mean(weights: Sequence[WhisperWeights]) -> WhisperWeights:
-    stored = [one.stored() for one in weights]
+def _mean(models: Sequence[Whisper]) -> Whisper:
+    stored = [one.weights.stored() for one in models]
     found = {
         name: Stored(one.shape, partial(_mean_of, [each[name] for each in stored]))
         for name, one in stored[0].items()
     }
-    return WhisperWeights(weights[0].shape, weights[0].generation, LazyTensors(found))
+    first = models[0]
+    return replace(first, weights=replace(first.weights, tensors=LazyTensors(found)))
 
 
 def _mean_of(tensors: Sequence[Stored]) -> Tensor:

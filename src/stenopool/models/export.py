@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stenopool.errors import OutputUnwritable, UnknownName, UnsupportedOption
-from stenopool.files import folder_beside, give_name, make_folder, write_whole
+from stenopool.errors import UnknownName, UnsupportedOption
+from stenopool.files import folder_beside, give_name, make_folder, refuse_existing, write_whole
 from stenopool.models.card import export_card
 from stenopool.models.facts import facts_of
 from stenopool.models.formats.ctranslate2_writer import PRECISIONS as CTRANSLATE2_PRECISIONS
@@ -101,8 +100,7 @@ def export(
             do="CTC models are in Transformers' format already",
         )
     chosen = _chosen(target, precision, to)
-    if os.path.lexists(output):
-        raise OutputUnwritable(f"`{output}` is there already", do="Name another, or move it away")
+    refuse_existing(output)
     whisper = read_whisper(model.folder)
     make_folder(output.parent)
     with folder_beside(output) as fresh:

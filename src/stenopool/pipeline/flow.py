@@ -323,7 +323,8 @@ def _tried(id: str, action: Callable[[Task], Data]) -> Data:
     """
     hand = _hands[id]
     try:
-        return _patiently(hand, action)
+        with _without_blame():
+            return _patiently(hand, action)
     except Stopped:
         found: Data = {"outcome": "cancelled"}
     except GivenUpError as trouble:
@@ -334,8 +335,6 @@ def _tried(id: str, action: Callable[[Task], Data]) -> Data:
         found = {"outcome": "gone", "error": error.record()}
     except StenoError as error:
         found = {"outcome": "failed", "error": error.record()}
-    except DATABASE_ERRORS as error:
-        raise Dropped(str(error)) from error
     except Exception as error:  # noqa: BLE001  a defect is reported with its recording
         what = f"`{hand.job.key}` met a defect: {type(error).__name__}: {error}"
         defect = Defect(what, do="Report this message; then `steno jobs retry`")
