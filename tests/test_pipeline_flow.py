@@ -132,7 +132,9 @@ def _numbers_are_right(stage: Stage) -> None:
     dead = found["input/dead.wav"]
     assert dead.error
     assert dead.error["message"] == "the engine stumbled"
-    assert stage.record("dead.wav")["attempts"] == dead.attempts
+    # In company, then alone; once more if a process was told to end when the record was written,
+    # but the job's end not yet.
+    assert 2 <= stage.record("dead.wav")["attempts"] <= dead.attempts
     assert dead.deaths == 1  # of the process that others used; then it failed alone
 
 
