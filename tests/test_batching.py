@@ -95,6 +95,14 @@ def threads(name: str) -> int:
     return sum(thread.name.startswith(name) for thread in threading.enumerate())
 
 
+def soon(true: Callable[[], bool]) -> bool:
+    """Whether something becomes true."""
+    until = time.monotonic() + PATIENCE
+    while not true() and time.monotonic() < until:
+        time.sleep(0.001)
+    return true()
+
+
 def all_ended() -> bool:
     """Whether the threads of batchers end soon."""
     until = time.monotonic() + PATIENCE
@@ -212,26 +220,70 @@ def test_no_window_is_lost_or_doubled_and_each_recording_is_in_order(
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 1), (1, 4), (3, 2)])
 def test_two_batches_for_each_worker_are_taken_ahead(workers: int, batch_size: int) -> None:
-    source = Source(200)
-    batcher = Batcher(workers)
-    results = batcher.readings(Echo(batch_size), map(window, source))
+    source, opened = Source(200), threading.Event()
+    reader = Echo(batch_size, lambda numbers: opened.wait(PATIENCE))
+    results = Batcher(workers).readings(reader, map(window, source))
     assert source.taken == 0
-    for number in range(20):
-        assert next(results)[0].end == number
-        assert source.taken == number + 1 + 2 * workers * batch_size
+    first = threading.Thread(target=next, args=[results])
+    first.start()
+    needed = 1 + 2 * workers * batch_size
+    assert soon(lambda: source.taken == needed)
+    first.join(BRIEF)
+    assert source.taken == needed
+    opened.set()
+    first.join(PATIENCE)
     results.close()  # type: ignore[attr-defined]
 
 
+def test_reading_that_is_there_does_not_wait_for_more_windows() -> None:
+    reader = Echo(4)
+    taken: list[int] = []
+
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            assert soon(lambda: len(taken) == len(flat(reader.batches)))
+            time.sleep(BRIEF)
+            taken.append(number)
+            yield number
+
+    results = Batcher(1).readings(reader, map(window, slow()))
+    for number in range(3):
+        assert next(results)[0].end == number
+        assert len(taken) <= number + 2
+
+
+def test_together_no_more_windows_wait_than_for_one_but_for_the_next_of_each() -> None:
+    batcher, gate, reader = Batcher(1), Gate(), Echo(4)
+    gate.keep(batcher)
+    expected = [list(range(10 * n, 10 * n + 20)) for n in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        found = []
+        for numbers, waiting in zip(expected, (8, 10, 12), strict=True):
+            found.append(pool.submit(list, batcher.readings(reader, map(window, numbers))))
+            assert soon(lambda waiting=waiting: len(batcher._waiting) == waiting)  # type: ignore[misc]
+            time.sleep(BRIEF)
+            assert len(batcher._waiting) == waiting
+        gate.opened.set()
+        assert [[one[0].end for one in part.result(PATIENCE)] for part in found] == expected
+
+
 def test_recording_that_is_left_gives_up_what_waits_and_waits_for_what_began() -> None:
-    entered, opened = threading.Event(), threading.Event()
+    entered, opened, more = (threading.Event() for _ in range(3))
 
     def work(numbers: list[int]) -> None:
+        if numbers == [0]:
+            assert more.wait(PATIENCE)
         if numbers == [1]:
             entered.set()
             assert opened.wait(PATIENCE)
 
+    def source() -> Iterator[int]:
+        yield from (0, 1)
+        more.set()
+        yield from range(2, 100)
+
     reader = Echo(1, work)
-    results = Batcher(1).readings(reader, map(window, range(100)))
+    results = Batcher(1).readings(reader, map(window, source()))
     assert next(results)[0].end == 0
     assert entered.wait(PATIENCE)
     closing = threading.Thread(target=results.close)  # type: ignore[attr-defined]

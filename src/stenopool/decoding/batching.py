@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -50,6 +50,7 @@ class Claim:
 REALTIME, SHORT, LONG, JOB = range(4)  # priorities
 USUAL = Claim()
 REMEMBERED = 1000  # owners
+LEAST_WAITING = 2  # windows of a recording, however many others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,20 @@ class Batcher:
     ) -> Iterator[Readings]:
         """The readings of each window, in order.
 
-        Windows are taken when they are needed: so many that two batches wait for each worker. When
+        Windows are taken when they are needed: so many that two batches wait for each worker. All
+        callers together take no more, but for the next ones of each: a window takes megabytes. When
         the caller stops early, those that wait are given up, those that have begun waited for.
         """
-        ahead = 2 * self.workers * reader.batch_size
-        return in_order(lambda window: self.submit(reader, window, claim), windows, ahead=ahead)
+        most = 2 * self.workers * reader.batch_size
+
+        def begin(window: Window) -> Future[Readings]:
+            return self.submit(reader, window, claim)
+
+        def are_enough(begun: Sequence[Future[Readings]]) -> bool:
+            waits = sum(not (one.running() or one.done()) for one in begun)
+            return begun[0].done() or (len(self._waiting) >= most and waits >= LEAST_WAITING)
+
+        return in_order(begin, windows, ahead=most, are_enough=are_enough)
 
     def _work(self) -> None:
         while batch := self._taken():
@@ -180,18 +190,19 @@ def in_order(
     items: Iterable[T],
     *,
     ahead: int,
+    are_enough: Callable[[Sequence[Future[R]]], bool] = lambda begun: False,
     stop: Callable[[], None] = lambda: None,
 ) -> Iterator[R]:
     """The results of what is begun for each item, in order, with `ahead` more begun than given.
 
-    When the caller stops early or something fails, what waits is cancelled, `stop` is called, and
-    what has begun is waited for.
+    Fewer are begun while what has begun is enough by another measure. When the caller stops early
+    or something fails, what waits is cancelled, `stop` is called, and what has begun is waited for.
     """
-    pending: deque[Future[R]] = deque()
+    pending: list[Future[R]] = []
     try:
         for item in items:
             pending.append(begin(item))
-            if len(pending) > ahead:
+            while len(pending) > ahead or (pending and are_enough(pending)):
                 yield _first_of(pending)
         while pending:
             yield _first_of(pending)
@@ -202,10 +213,10 @@ def in_order(
             future.exception()  # wait
 
 
-def _first_of(pending: deque[Future[R]]) -> R:
+def _first_of(pending: list[Future[R]]) -> R:
     """Wait for the first; an interrupt leaves it there, to be waited for."""
     result = pending[0].result()
-    pending.popleft()
+    del pending[0]
     return result
 
 
@@ -218,4 +229,9 @@ def side_by_side(
 ) -> Iterator[R]:
     """`map` on threads, in order; `stop` tells the work that nobody waits for it any more."""
     with ThreadPoolExecutor(threads, thread_name_prefix="steno-file") as pool:
-        yield from in_order(lambda item: pool.submit(work, item), items, ahead=threads, stop=stop)
+        yield from in_order(
+            lambda item: pool.submit(work, item),
+            items,
+            ahead=threads,
+            stop=stop,
+        )

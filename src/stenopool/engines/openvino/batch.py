@@ -129,6 +129,7 @@ class Batch:
         self._waiting: deque[Decoding] = deque()
         self._active: list[Decoding] = []
         self._columns = 0  # of the state
+        self._rest: NDArray[np.float32] = np.empty(0, np.float32)  # of a variable that was cut
         self._needed: deque[int] = deque(maxlen=STEPS_BEFORE_NARROWING)  # lanes in the last steps
 
     def add(self, decodings: Sequence[Decoding]) -> None:
@@ -218,7 +219,12 @@ class Batch:
         with failures():
             for variable in self._request.query_state():
                 kept = variable.state.data[:, :, stale:]
-                variable.state = ov.Tensor(np.ascontiguousarray(kept))
+                if self._rest.size < kept.size:
+                    self._rest = np.empty(kept.size, kept.dtype)
+                rest = self._rest[: kept.size].reshape(kept.shape)
+                rest[...] = kept
+                # OpenVINO copies this, and yet holds it until the next cut: one for all variables.
+                variable.state = ov.Tensor(rest, shared_memory=True)
         self._columns -= stale
         for one in self._active:
             one.first_column -= stale
