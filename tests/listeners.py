@@ -202,10 +202,13 @@ class Watching:
 class NoSpans:
     """Implements `recording.Spans` where nothing may be handed out."""
 
+    def has_helpers(self) -> bool:
+        return False
+
     def submit(self, name: str, language: str, seconds: float) -> bool:
         raise AssertionError(f"the span {name} was handed out")
 
-    def wait(self) -> None:
+    def wait(self, done_seconds: float) -> None:
         raise AssertionError("there is nothing to wait for")
 
 
@@ -226,6 +229,9 @@ class Helpers:
     ledger: Ledger
     helper: Task
 
+    def has_helpers(self) -> bool:
+        return True
+
     def submit(self, name: str, language: str, seconds: float) -> bool:
         with self.ledger.lock:
             if name in self.ledger.ended:
@@ -234,7 +240,7 @@ class Helpers:
             self.ledger.seconds.append(seconds)
             return True
 
-    def wait(self) -> None:
+    def wait(self, done_seconds: float) -> None:
         with self.ledger.lock:
             for name, language in list(self.ledger.waiting.items()):
                 read_span(self.helper, name, language)

@@ -270,6 +270,28 @@ def test_queue_says_what_waits_for_each_model(jobs: Jobs, stage: Stage) -> None:
     assert ["base", "auto", "1", "0", "0", "0"] in [cells(row) for row in rows]
 
 
+def test_parts_that_are_still_to_be_cut_wait_too(jobs: Jobs, stage: Stage) -> None:
+    """Ten hours that one process has begun to read are work for others."""
+    (long, job), (short, _), (unknown, _) = found = [imagined(name) for name in ("a", "b", "c")]
+    stage.jobs.submit(found)
+    for job_id, notes in ((long, {"total": 36_000.0, "done": 1_200.0}), (short, {"total": 90.0})):
+        stage.jobs.client.update_workflow_attributes(job_id, notes, merge=True)
+    for job_id in (long, short, unknown):
+        hold(stage.jobs, job_id, "worker")
+    assert depth(jobs) == {"running": 3, "spans_waiting": 145, "spans_running": 0}
+    for number in range(3):
+        span_id = f"{span_prefix(long)}{number}"
+        stage.jobs.submit_span(span_id, long, job, {})
+    hold(stage.jobs, span_id, "worker")
+    assert depth(jobs) == {"running": 3, "spans_waiting": 144, "spans_running": 1}
+
+
+def depth(jobs: Jobs) -> dict[str, int]:
+    (line,) = jobs.data("queue")
+    (one,) = line["queues"]
+    return {name: one[name] for name in ("running", "spans_waiting", "spans_running")}
+
+
 def test_those_that_are_tried_alone_count_with_the_others(jobs: Jobs, stage: Stage) -> None:
     job_id, job = imagined("a")
     stage.jobs.submit([(job_id, job), imagined("b")])

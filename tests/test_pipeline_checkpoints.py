@@ -31,6 +31,7 @@ from stenopool.pipeline.checkpoints import (
     Plan,
     fingerprint,
     span_name,
+    start_of,
     window_name,
 )
 from stenopool.settings import Settings
@@ -39,6 +40,7 @@ from stenopool.transcript import Transcript, Word
 JOB = "0123456789abcdef01234567-1"
 FOLDER = f"work/{JOB}"
 NAME = "000000000000-0123456789abcdef"
+SPAN = "000000048000-01234567"
 MARK = "0" * 64
 OPTIONS = Reader().resolved(Options())
 
@@ -49,15 +51,17 @@ words = st.builds(Word, texts, finite, finite, finite)
 figures = st.builds(Figures, finite, finite, finite, flags)
 readings = st.builds(Reading, st.lists(words, max_size=5).map(tuple), figures, finite, finite)
 kept = st.builds(Kept, st.lists(readings, min_size=1, max_size=3), finite)
-names = st.builds(
-    "{:012d}-{}".format,
-    st.integers(0, 10**14),
-    st.text("0123456789abcdef", min_size=16, max_size=16),
-)
+
+
+def names(digits: int) -> st.SearchStrategy[str]:
+    digests = st.text("0123456789abcdef", min_size=digits, max_size=digits)
+    return st.builds("{:012d}-{}".format, st.integers(0, 10**14), digests)
+
+
 lengths = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)
 facts = st.builds(Facts, lengths, finite, st.builds(Language, texts, finite), flags)
-lists = st.lists(names, max_size=5).map(tuple)
-plans = st.builds(Plan, facts, lists, lists, texts)
+of_windows, of_spans = (st.lists(names(digits), max_size=5).map(tuple) for digits in (16, 8))
+plans = st.builds(Plan, facts, of_windows, of_spans, texts)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
 anything = st.recursive(
@@ -238,9 +242,7 @@ def documents() -> dict[str, bytes]:
     """One of each kind, as it is kept."""
     made, held = checkpoints()
     made.keep(NAME, Kept([reading_of(window_of("hello you"))], 0.5))
-    made.store_plan(
-        Plan(Facts(30.0, 1.5, Language("en", 0.9), ("doubt",)), (NAME,), ("span",), MARK)
-    )
+    made.store_plan(Plan(Facts(30.0, 1.5, Language("en", 0.9), ("doubt",)), (NAME,), (SPAN,), MARK))
     made.store_transcript(transcript())
     made.store_span("s", [window_of("hello|you"), window_of("again", 1)])
     return {key.removeprefix(f"{FOLDER}/"): data for key, data in held.items()}
@@ -303,6 +305,17 @@ HOSTILE = [
     b'{"readings": "abc", "compute": 1}',
     b'{"windows": [], "spans": [], "facts": {}}',
 ]
+
+
+@pytest.mark.parametrize("span", ["", "span", "0-x", SPAN + "0", "9" * 5000 + SPAN, "../" + SPAN])
+def test_plan_with_a_name_that_no_span_has_counts_as_absent(span: str) -> None:
+    plan = json.loads(documents()["plan.json"])
+    assert found_in("plan.json", json.dumps(plan).encode()) is not None
+    assert found_in("plan.json", json.dumps({**plan, "spans": [span]}).encode()) is None
+
+
+def test_names_tell_where_windows_and_spans_begin() -> None:
+    assert (start_of(NAME), start_of(SPAN)) == (0.0, 3.0)
 
 
 @pytest.mark.parametrize("name", READ)

@@ -15,6 +15,7 @@ import pytest
 
 from commands import tree
 from pipelines import (
+    PATIENCE,
     SCRIPTED,
     Postgres,
     Seen,
@@ -113,7 +114,7 @@ def _each_becomes_what_it_is(stage: Stage) -> None:
 def _long_one_is_complete(stage: Stage, job_id: str) -> None:
     assert stage.text("fine long.wav") == text_of_seconds(20)
     assert reads(stage, "fine long.wav") == Counter(range(20))
-    assert len(stage.jobs.spans(job_id)) == 2
+    assert stage.jobs.spans(job_id) == {}  # nobody else could have read any
     steps = stage.jobs.timeline(job_id)
     assert [step["name"] for step in steps] == ["transcribe", "publish", "settle"]
     assert all(step["seconds"] >= 0 for step in steps)
@@ -138,12 +139,35 @@ def _numbers_are_right(stage: Stage) -> None:
     assert dead.deaths == 1  # of the process that others used; then it failed alone
 
 
+def test_end_of_a_job_is_seen_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor whose processes work looks seldom, but hears what happens to them."""
+    monkeypatch.setattr(supervisor, "WORKING_SECONDS", 3 * PATIENCE)
+    begun = time.monotonic()
+    stage.submit("slow.wav", seconds=20.0)
+    assert stage.run_once().states == {"slow.wav": "done"}
+    assert time.monotonic() - begun < PATIENCE
+
+
+def test_long_recording_is_parted_where_there_may_be_more_processes(stage: Stage) -> None:
+    (job_id,) = stage.submit("slow long.wav", seconds=20.0)
+    assert stage.run_once(most=2).states == {"slow long.wav": "done"}
+    assert len(stage.jobs.spans(job_id)) == 2
+    assert stage.text("slow long.wav") == text_of_seconds(20)
+    assert reads(stage, "slow long.wav") == Counter(range(20))
+    found = stage.jobs.find(job_id)
+    assert (found.done_seconds, found.total_seconds) == (20.0, 20.0)
+    assert tree(stage.folder / "work") == []
+
+
 @pytest.mark.slow
-def test_what_ends_processes_fails_with_a_reason_and_the_others_go_on(stage: Stage) -> None:
+@pytest.mark.parametrize("most", [1, 2])
+def test_what_ends_processes_fails_with_a_reason_and_the_others_go_on(
+    stage: Stage, most: int
+) -> None:
     guilty = {"abort.wav": "ended the process", "hang.wav": "standstill", "greedy.wav": "memory"}
     stage.submit("fine 1.wav", *guilty, "fine 2.wav")
     stage.submit("crash-10 long.wav", "fine long.wav", seconds=12.0)
-    seen = stage.run_once(most=1, stall_seconds=2.0, memory_bytes=SMALL_BYTES)
+    seen = stage.run_once(most=most, stall_seconds=2.0, memory_bytes=SMALL_BYTES)
     guilty["crash-10 long.wav"] = "ended the process"
     innocent = ["fine 1.wav", "fine 2.wav", "fine long.wav"]
     assert seen.states == dict.fromkeys(innocent, "done") | dict.fromkeys(guilty, "failed")
@@ -368,7 +392,7 @@ def test_storage_in_trouble_is_waited_for_as_long_as_the_job_has_patience(stage:
 def test_storage_in_trouble_for_a_span_is_no_fault_of_the_recording(stage: Stage) -> None:
     (job_id,) = stage.submit("wait-9 long.wav", seconds=12.0, patience=0.2)
     readings = stage.folder / keys.job_folder(job_id) / "readings"
-    with stage.running():
+    with stage.running(most=2):
         wait_for(lambda: stage.happened("begun", "wait-9 long.wav", 9))
         readings.rename(readings.with_name("away"))
         readings.write_text("no folder")

@@ -26,7 +26,16 @@ from stenopool.pipeline import again, database, keys
 from stenopool.pipeline import jobs as jobs_module
 from stenopool.pipeline.database import default_database, open_database
 from stenopool.pipeline.job import FILES, SPANS, Group, Job, generation_of, numbered, span_prefix
-from stenopool.pipeline.jobs import ACTIVE, AT_ONCE, POLL_SECONDS, STATES, Jobs, JobView, State
+from stenopool.pipeline.jobs import (
+    ACTIVE,
+    AT_ONCE,
+    CALM_SECONDS,
+    POLL_SECONDS,
+    STATES,
+    Jobs,
+    JobView,
+    State,
+)
 
 NOT_UTF8 = "input/caf\udce9 \udcff.wav"
 ERROR = {"code": "not_media", "message": "no media", "hint": "Look", "transient": False}
@@ -295,6 +304,31 @@ def test_counts_say_what_waits_and_runs_in_each_queue(jobs: Jobs) -> None:
         Group("one").queue(FILES): {"ENQUEUED": 1, "PENDING": 1},
         Group("two").queue(FILES): {"ENQUEUED": 1},
     }
+
+
+def test_queues_in_which_nothing_waits_are_seldom_looked_into(jobs: Jobs) -> None:
+    (job_id,) = submitted(jobs, "a")
+    queue, alone = imagined("a")[1].queue(FILES), imagined("a")[1].queue(FILES, alone=True)
+
+    def pace(name: str) -> tuple[float, int]:
+        jobs.pace(jobs.counts())
+        found = jobs.client.retrieve_queue(name)
+        assert found
+        return found.polling_interval_sec, found.worker_concurrency or 0
+
+    often, seldom = POLL_SECONDS[FILES], CALM_SECONDS
+    assert often < seldom
+    assert pace(queue) == (often, AT_ONCE[FILES])
+    hold(jobs, job_id, "worker")
+    assert pace(queue) == (seldom, AT_ONCE[FILES])
+    submitted(jobs, "b")
+    assert pace(queue) == (often, AT_ONCE[FILES])
+    jobs.register(alone, FILES, alone=True)
+    jobs.client.resume_workflows([job_id], queue_name=alone)
+    assert pace(alone) == (often, 1)
+    hold(jobs, job_id, "worker")
+    assert pace(alone) == (seldom, 1)
+    jobs.pace({"of another program": {"PENDING": 1}})
 
 
 # --- find --------------------------------------------------------------------------------------

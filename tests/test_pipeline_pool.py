@@ -191,7 +191,7 @@ def test_process_is_told_what_it_is_for(pool: Callable[..., Played]) -> None:
 
 
 def test_process_that_has_begun_does_the_first_work_it_can(pool: Callable[..., Played]) -> None:
-    early = begin(Spec(Group("fine")), COMMAND)
+    early = begin(Spec(Group("fine"), in_company=True), COMMAND)
     found = pool(most=2, early=early)
     found.until(lambda: len(found.children) == 2, waiting("fine", "other/fine"))
     assert early.process in [child.process for child in found.children]

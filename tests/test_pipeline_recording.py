@@ -383,6 +383,42 @@ def test_long_recording_is_handed_out_in_spans(bucket: FolderBucket) -> None:
     assert [segment.text for segment in transcript.segments] == LINES
 
 
+def test_all_is_read_here_until_somebody_could_help(bucket: FolderBucket) -> None:
+    put(bucket, KEY, LONG)
+    ledger, reader = Ledger(), Reader()
+
+    class Joined(Helpers):
+        asked = 0
+        before = 0.0
+
+        def has_helpers(self) -> bool:
+            self.asked += 1
+            return self.asked == 2
+
+        def wait(self, done_seconds: float) -> None:
+            self.before = done_seconds
+            super().wait(done_seconds)
+
+    task = task_for(bucket, KEY, reader)
+    spans = Joined(ledger, task)
+    watch = Watching()
+    transcript = recording.transcribe(replace(task, spans=spans, watch=watch))
+    read = [event for event in watch.events if event.startswith("read")]
+    assert read == [f"read {line}" for line in LINES[: 2 * SPAN_WINDOWS]]
+    assert (spans.asked, len(ledger.ended)) == (2, 1)
+    assert [segment.text for segment in transcript.segments] == LINES
+    assert spans.before == transcript.segments[2 * SPAN_WINDOWS].start
+    assert [at for at, _ in watch.told] == sorted(at for at, _ in watch.told)
+
+
+def test_alone_nothing_is_handed_out(bucket: FolderBucket) -> None:
+    put(bucket, KEY, LONG)
+    watch = Watching()
+    transcript = recording.transcribe(task_for(bucket, KEY, Reader(), watch=watch))
+    assert [segment.text for segment in transcript.segments] == LINES
+    assert watch.phases == ["opening", "transcribing", "merging"]
+
+
 def test_last_span_may_have_one_window(bucket: FolderBucket) -> None:
     put(bucket, KEY, "\n".join(LINES[: SPAN_WINDOWS + 1]))
     ledger = Ledger()
@@ -396,6 +432,9 @@ def test_span_that_has_ended_without_its_windows_is_read_here(bucket: FolderBuck
     spans: list[str] = []
 
     class Ended(NoSpans):
+        def has_helpers(self) -> bool:
+            return True
+
         def submit(self, name: str, language: str, seconds: float) -> bool:
             spans.append(name)
             return False

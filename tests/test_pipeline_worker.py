@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,9 @@ from pipelines import SCRIPTED, hold, imagined, notes_of, opened, sqlite_url
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
 from stenopool.pipeline import flow
+from stenopool.pipeline.job import FILES, Group
 from stenopool.pipeline.jobs import Jobs
+from stenopool.pipeline.liveness import Register
 from stenopool.pipeline.process import Spec
 from stenopool.pipeline.worker import Worker, _Line
 
@@ -32,6 +35,44 @@ def worker(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Worker:
     monkeypatch.setattr(flow, "_process", None)
     listener = cast(Any, None)
     return Worker(Spec(SCRIPTED), listener, jobs.engine, _Line(io.StringIO()))
+
+
+ON_CPU = Group(SCRIPTED.model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("queue", "changes", "helps"),
+    [
+        (SCRIPTED.queue(FILES), {}, True),
+        (SCRIPTED.queue(FILES), {"group": ON_CPU}, False),
+        (ON_CPU.queue(FILES), {}, True),
+        (ON_CPU.queue(FILES), {"group": ON_CPU}, True),
+        (Group("other").queue(FILES), {}, False),
+        (SCRIPTED.queue(FILES, alone=True), {}, False),
+        (SCRIPTED.queue(FILES, reserved="night.1"), {}, False),
+        (SCRIPTED.queue(FILES), {"batch": "night", "child": 1, "outside": True}, False),
+        (
+            SCRIPTED.queue(FILES, reserved="night.1"),
+            {"batch": "night", "child": 1, "outside": True},
+            True,
+        ),
+        ("of another protocol", {}, False),
+    ],
+)
+def test_others_help_that_serve_the_queue_of_a_jobs_spans(
+    worker: Worker, jobs: Jobs, queue: str, changes: dict[str, Any], helps: bool
+) -> None:
+    job = imagined("a", **changes)[1]
+    assert not worker._has_helpers(job)  # it has entered itself, too
+    other = Register(jobs.engine).enter(queue)
+    assert worker._has_helpers(job) is helps
+    Register(jobs.engine).remove(other)
+    assert not worker._has_helpers(job)
+
+
+def test_those_that_the_pool_may_start_help_as_well(jobs: Jobs, worker: Worker) -> None:
+    worker._spec = replace(worker._spec, in_company=True)
+    assert worker._has_helpers(imagined("a")[1])
 
 
 def second() -> Window:

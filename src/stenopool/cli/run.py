@@ -119,7 +119,9 @@ def begun(bucket: Bucket, group: Group, workers: int, threads: int) -> Iterator[
     if not workers or waits is None:
         yield None
         return
-    spec = process.Spec(group, threads=threads, stall_seconds=settings().stall_seconds)
+    spec = process.Spec(
+        group, threads=threads, stall_seconds=settings().stall_seconds, in_company=workers > 1
+    )
     early = process.begin(spec)
     try:
         yield early

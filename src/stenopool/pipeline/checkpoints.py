@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stenopool import __version__
+from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
 from stenopool.bucket import Bucket, Key
 from stenopool.decoding.assembly import Facts
@@ -35,7 +36,8 @@ from stenopool.transcript import ModelInfo, Transcript, Word
 
 T = TypeVar("T")
 
-_WINDOW = re.compile(r"[0-9]{12,}-[0-9a-f]{16}")
+_WINDOW = re.compile(r"[0-9]{12,18}-[0-9a-f]{16}")
+_SPAN = re.compile(r"[0-9]{12,18}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ def span_name(windows: Sequence[str]) -> str:
     """Names a span by the windows in it."""
     digest = hashlib.sha256(json.dumps(list(windows)).encode()).hexdigest()[:8]
     return f"{windows[0].partition('-')[0]}-{digest}"
+
+
+def start_of(name: str) -> float:
+    """Where a window or a span of this name begins, in seconds of the recording."""
+    return int(name.partition("-")[0]) / SAMPLE_RATE
 
 
 class Checkpoints:
@@ -200,8 +207,9 @@ def _figures(data: Mapping[str, Any]) -> Figures:
 def _plan(data: Mapping[str, Any]) -> Plan:
     facts, language = data["facts"], data["facts"]["language"]
     windows = _texts(data["windows"])
-    if not all(map(_WINDOW.fullmatch, windows)):
-        raise ValueError("not names of windows")
+    spans = _texts(data["spans"])
+    if not all(map(_WINDOW.fullmatch, windows)) or not all(map(_SPAN.fullmatch, spans)):
+        raise ValueError("not names of windows and spans")
     found = Facts(
         duration=float(facts["duration"]),
         speech_seconds=float(facts["speech_seconds"]),
@@ -210,7 +218,7 @@ def _plan(data: Mapping[str, Any]) -> Plan:
     )
     if not found.duration > 0:
         raise ValueError("a recording that was heard has a length")
-    return Plan(found, windows, _texts(data["spans"]), str(data["mark"]))
+    return Plan(found, windows, spans, str(data["mark"]))
 
 
 def _texts(data: Iterable[object]) -> tuple[str, ...]:

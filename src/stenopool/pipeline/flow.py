@@ -84,6 +84,7 @@ class Process:
         end: is told that it is put down.
         doubt: is told of a job with which the model failed again and again. It ends a process that
             others share, as it may be the process that is broken, and returns in one of its own.
+        has_helpers: whether other processes read spans of a job, or would if some waited.
     """
 
     worker: str
@@ -92,6 +93,7 @@ class Process:
     begin: Callable[[str, Data], Activity]
     end: Callable[[Activity], None]
     doubt: Callable[[str], None]
+    has_helpers: Callable[[Job], bool]
 
 
 _process: Process | None = None
@@ -264,10 +266,13 @@ _hands: dict[str, _Hand] = {}
 class _NoSpans:
     """A span has none."""
 
+    def has_helpers(self) -> bool:
+        return False
+
     def submit(self, name: str, language: str, seconds: float) -> bool:
         return False
 
-    def wait(self) -> None:
+    def wait(self, done_seconds: float) -> None:
         return
 
 
@@ -276,6 +281,9 @@ class _Spans:
 
     def __init__(self, hand: _Hand) -> None:
         self._hand = hand
+
+    def has_helpers(self) -> bool:
+        return this().has_helpers(self._hand.job)
 
     def submit(self, name: str, language: str, seconds: float) -> bool:
         hand, jobs = self._hand, this().jobs
@@ -288,10 +296,10 @@ class _Spans:
             return True
         return known.status in ("ENQUEUED", "PENDING", "DELAYED")
 
-    def wait(self) -> None:
-        self._wait(0)
+    def wait(self, done_seconds: float) -> None:
+        self._wait(0, done_seconds)
 
-    def _wait(self, most: int) -> None:
+    def _wait(self, most: int, before: float = 0.0) -> None:
         """Until no more than so many are left."""
         activity = self._hand.activity
         seconds = 0.05
@@ -301,7 +309,7 @@ class _Spans:
             for row in rows:
                 self._refuse_failed(row)
             if most == 0:
-                activity.note(done=done)
+                activity.note(done=before + done)
             left = sum(row.status in ("ENQUEUED", "PENDING", "DELAYED") for row in rows) - most
             if left <= 0:
                 return

@@ -59,6 +59,11 @@ class Group:
         _, device, engine, _, alone, reserved, model = parts
         return cls(model, engine, device), bool(alone), reserved
 
+    @staticmethod
+    def kind_of_queue(name: str) -> str:
+        """`files` or `spans`, of a queue that `of_queue` knows."""
+        return name.split("/", 4)[3]
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -19,6 +19,7 @@ from stenopool.pipeline import job as protocol
 from stenopool.pipeline.job import (
     FILES,
     SPANS,
+    Group,
     Job,
     bucket_digest,
     generation_of,
@@ -36,8 +37,10 @@ ACTIVE: tuple[State, ...] = ("waiting", "running")
 
 TRANSCRIBE, SPAN = "transcribe", "span"
 AT_ONCE = {FILES: 12, SPANS: 3}  # jobs that a process works on: enough for full batches
-# A look takes some milliseconds of a core that a model may be using, and a span is long.
+# Between two looks into a queue. One takes some milliseconds of a core that a model may be using,
+# and a span is long; recordings may be short and many, while some wait.
 POLL_SECONDS = {FILES: 0.2, SPANS: 1.0}
+CALM_SECONDS = 1.0
 PAGE = 500  # rows of one query
 
 _OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -135,7 +138,7 @@ class Jobs:
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
         self.client = database.client(engine)
-        self._registered: set[str] = set()
+        self._registered: dict[str, float] = {}  # how often workers look into them
         self._table = _status_table(engine)
 
     def submit(
@@ -180,12 +183,26 @@ class Jobs:
     def register(self, queue: str, kind: str, *, alone: bool = False) -> None:
         """Make a queue of recordings or spans, once."""
         if queue not in self._registered:
-            self.client.register_queue(
-                queue,
-                worker_concurrency=1 if alone else AT_ONCE[kind],
-                polling_interval_sec=POLL_SECONDS[kind],
-            )
-            self._registered.add(queue)
+            self._set_up(queue, kind, alone, POLL_SECONDS[kind])
+
+    def pace(self, counts: dict[str, dict[str, int]]) -> None:
+        """Let workers look often into the queues in which recordings wait, and seldom into others.
+
+        Args:
+            counts: as `counts` gives them.
+        """
+        for queue, count in counts.items():
+            if parsed := Group.of_queue(queue):
+                kind = Group.kind_of_queue(queue)
+                seconds = POLL_SECONDS[kind] if count.get("ENQUEUED") else CALM_SECONDS
+                if self._registered.get(queue) != seconds:
+                    self._set_up(queue, kind, parsed[1], seconds)
+
+    def _set_up(self, queue: str, kind: str, alone: bool, seconds: float) -> None:
+        self.client.register_queue(
+            queue, worker_concurrency=1 if alone else AT_ONCE[kind], polling_interval_sec=seconds
+        )
+        self._registered[queue] = seconds
 
     def find(self, name: str, bucket: str = "") -> JobView:
         """The job of an id, of the beginning of one, or the newest of a key in a bucket.

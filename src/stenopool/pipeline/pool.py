@@ -85,7 +85,11 @@ class Kind:
 
 @dataclass
 class Child:
-    """A worker process, and what it said last."""
+    """A worker process, and what it said last.
+
+    Attributes:
+        news: set when it has begun or ended a job, or itself.
+    """
 
     kind: Kind
     process: subprocess.Popen[str]
@@ -101,6 +105,7 @@ class Child:
     started: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     idle_since: float | None = None
+    news: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -131,12 +136,15 @@ class Child:
             self.suspect = said.get("suspect", self.suspect)
             self.error = said.get("error", self.error)
             if "computing" in said:
+                if self.jobs != said["jobs"]:
+                    self.news.set()
                 self.jobs = said["jobs"]
                 self.computing = frozenset(said["computing"])
                 self.reading_seconds = said["reading_seconds"]
         with self.lock:
             waiting, self.answers = list(self.answers.values()), {}
             self.process.wait()
+        self.news.set()
         self._outbox.put("")
         for answer in waiting:
             answer(_DIED)
@@ -229,6 +237,7 @@ class Pool:
         self.children: list[Child] = []
         self.lost_seconds = 0.0  # of audio that was being read when a process died
         self.deaths = 0
+        self.news = threading.Event()  # a process has begun or ended a job, or itself
         self._jobs = jobs
         self._register = Register(jobs.engine)
         self._database = database
@@ -247,7 +256,7 @@ class Pool:
             counts: as `Jobs.counts` gives them.
         """
         self._reap()
-        self._check()
+        self.check()
         waiting = self._waiting(counts) | self._wanted() if self.limits.most else set()
         self._stop_idle(waiting)
         if time.monotonic() > self._early_until:
@@ -352,12 +361,19 @@ class Pool:
         if time.monotonic() < until:
             return
         limits = self.limits
-        spec = Spec(kind.group, kind.alone, kind.reserved, limits.threads, limits.stall_seconds)
+        spec = Spec(
+            kind.group,
+            kind.alone,
+            kind.reserved,
+            limits.threads,
+            limits.stall_seconds,
+            in_company=limits.most > 1,
+        )
         if self._early and self._early.spec == spec:
             begun, self._early = self._early, None
         else:
             begun = begin(spec, self._command)
-        child = Child(kind, begun.process)
+        child = Child(kind, begun.process, news=self.news)
         child.start(self._database)
         self.children.append(child)
         event("worker_started", pid=child.process.pid, model=kind.group.model, alone=kind.alone)
@@ -411,7 +427,8 @@ class Pool:
             error = EngineFailed(what, do="See what it says on stderr, and try `steno doctor`")
             self._failed(child.kind.group, {**error.record(), "exit_status": error.exit_status})
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """End processes that hang or take more memory than they may."""
         now = time.monotonic()
         for child in self.children:
             if self.limits.memory_bytes:

@@ -34,6 +34,7 @@ class Spec:
         reserved: it serves one child of a batch only.
         threads: cores to use; 0 is all.
         stall_seconds: without getting on, after which a recording is given up.
+        in_company: more like it are started where something waits.
     """
 
     group: Group
@@ -41,6 +42,7 @@ class Spec:
     reserved: str = ""
     threads: int = 0
     stall_seconds: float = 300.0
+    in_company: bool = False
 
     def to_json(self) -> str:
         """For the command line of the process."""

@@ -10,6 +10,9 @@ from stenopool.pipeline.job import FILES, Group
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import Register
 
+PART_SECONDS = 240.0  # of a recording, about, make a span
+MOST_RUNNING = 1000  # recordings that are looked at
+
 
 @dataclass(frozen=True, slots=True)
 class Depth:
@@ -17,7 +20,8 @@ class Depth:
 
     Attributes:
         waiting, running: recordings.
-        spans_waiting, spans_running: parts of long recordings.
+        spans_waiting: parts of long recordings that nobody reads yet, cut or not.
+        spans_running: such parts that are read as jobs of their own.
         workers: processes that serve it.
     """
 
@@ -41,10 +45,14 @@ def depths(jobs: Jobs) -> list[Depth]:
         parsed = Group.of_queue(queue)
         if parsed is None:
             continue
-        kind = "" if queue.split("/")[3] == FILES else "spans_"
+        kind = "" if Group.kind_of_queue(queue) == FILES else "spans_"
         total = totals.setdefault(parsed[0], Counter())
         total[f"{kind}waiting"] += count.get("ENQUEUED", 0) + count.get("DELAYED", 0)
         total[f"{kind}running"] += count.get("PENDING", 0)
+    for view in jobs.listed(states=("running",), limit=MOST_RUNNING):
+        left = (view.total_seconds or 0.0) - view.done_seconds
+        total = totals.setdefault(view.job.group, Counter())
+        total["parts"] += max(0, int(left // PART_SECONDS))
     for row in Register(jobs.engine).all():
         if parsed := Group.of_queue(row.group):
             totals.setdefault(parsed[0], Counter())["workers"] += 1
@@ -54,7 +62,7 @@ def depths(jobs: Jobs) -> list[Depth]:
             group.device,
             total["waiting"],
             total["running"],
-            total["spans_waiting"],
+            max(total["spans_waiting"], total["parts"] - total["spans_running"]),
             total["spans_running"],
             total["workers"],
         )
@@ -65,8 +73,8 @@ def depths(jobs: Jobs) -> list[Depth]:
 _HELP = {
     "waiting": "Recordings that wait.",
     "running": "Recordings that are being transcribed.",
-    "spans_waiting": "Parts of long recordings that wait.",
-    "spans_running": "Parts of long recordings that are being read.",
+    "spans_waiting": "Parts of long recordings that nobody reads yet.",
+    "spans_running": "Parts of long recordings that are read as jobs of their own.",
     "workers": "Worker processes.",
 }
 

@@ -41,6 +41,7 @@ from stenopool.pipeline.checkpoints import (
     Plan,
     fingerprint,
     span_name,
+    start_of,
     window_name,
 )
 from stenopool.pipeline.job import COMMIT, Job
@@ -91,11 +92,17 @@ class Watch(Protocol):
 class Spans(Protocol):
     """Lets others read parts of a long recording."""
 
+    def has_helpers(self) -> bool:
+        """Whether there are others, or would be if something waited for them."""
+
     def submit(self, name: str, language: str, seconds: float) -> bool:
         """Hand out a span; False if that was done before and it has ended."""
 
-    def wait(self) -> None:
+    def wait(self, done_seconds: float) -> None:
         """Wait until all that were handed out have ended.
+
+        Args:
+            done_seconds: of the recording, that were read here.
 
         Raises:
             StenoError: one of them could not be read.
@@ -138,7 +145,7 @@ def transcribe(task: Task) -> Transcript:
         plan = _known_plan(task, options) or _heard(task, options)
         if plan.spans:
             task.watch.phase("spans")
-            task.spans.wait()
+            task.spans.wait(start_of(plan.spans[0]))
         _refuse_change(task)
         task.watch.phase("merging")
         transcript = _merged(task, options, plan)
@@ -276,7 +283,7 @@ def _heard(task: Task, options: Options) -> Plan:
             names, spans = [], []
             if listening.has_language:
                 language, claimed = listening.language.code, listening.claimed_seconds
-                for one in read_windows(task, islice(windows, SPAN_WINDOWS), options, language):
+                for one in read_windows(task, _own(task, windows), options, language):
                     names.append(one.name)
                     task.watch.progress(one.end, claimed)
                 for part in batched(windows, SPAN_WINDOWS):
@@ -285,11 +292,22 @@ def _heard(task: Task, options: Options) -> Plan:
                     spans += span
             facts = listening.facts()
         _refuse_change(task)
-    task.watch.progress(0.0 if spans else facts.duration, facts.duration)
+    task.watch.progress(start_of(spans[0]) if spans else facts.duration, facts.duration)
     mark = fingerprint(task.listener.info, options, facts.language.code)
     plan = Plan(facts, tuple(names), tuple(spans), mark)
     task.checkpoints.store_plan(plan)
     return plan
+
+
+def _own(task: Task, windows: Iterable[Window]) -> Iterator[Window]:
+    """The windows that are read here: those of a short recording, and all while nobody helps.
+
+    Reading them here takes less time than handing them out and taking them up again.
+    """
+    for count, window in enumerate(windows, start=1):
+        yield window
+        if count % SPAN_WINDOWS == 0 and task.spans.has_helpers():
+            return
 
 
 def _handed_out(

@@ -30,6 +30,7 @@ from stenopool.pipeline.watch import Watcher
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 2.0
 SWEEP_SECONDS = 5.0
+WORKING_SECONDS = 1.0  # between ticks while processes work and nothing happens to them
 IDLE_SECONDS = 1.0  # between ticks with nothing to do
 TELL_SECONDS = 1.0
 OVERLAP_SECONDS = 5.0  # of what is asked for: clocks of machines differ
@@ -113,10 +114,25 @@ class Supervisor:
                 if once and not left:
                     break
                 busy = self.brisk or self.pool.children or left
-                time.sleep(TICK_SECONDS if busy else IDLE_SECONDS)
+                self._pause(TICK_SECONDS if busy else IDLE_SECONDS)
         finally:
             self._finish()
         return self._failures
+
+    def _pause(self, seconds: float) -> None:
+        """Until the next round. While processes work that is when something happens to them, or a
+        second: a round takes some milliseconds of a core that a model may be using.
+        """
+        until = time.monotonic() + WORKING_SECONDS
+        time.sleep(seconds)
+        while self._waits_for_news() and time.monotonic() < until:
+            self.pool.news.wait(TICK_SECONDS)
+            self.pool.check()
+        self.pool.news.clear()
+
+    def _waits_for_news(self) -> bool:
+        works = any(child.jobs for child in self.pool.children)
+        return works and not (self.brisk or self.pool.news.is_set() or self.stopping())
 
     def _finish(self) -> None:
         """Leave nothing behind; trouble on the way is left to the next run."""
@@ -146,6 +162,7 @@ class Supervisor:
             if counted:
                 begun = time.monotonic()
                 self._counts = self.jobs.counts()
+                self.jobs.pace(self._counts)
                 self._put_off("count", LEAST_SHARE * (time.monotonic() - begun))
             self.pool.tick(self._counts)
             for child in self.pool.children:

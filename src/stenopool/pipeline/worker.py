@@ -24,7 +24,7 @@ from stenopool.pipeline import flow
 from stenopool.pipeline.activity import Activity, Meter
 from stenopool.pipeline.database import configuration, open_database
 from stenopool.pipeline.desk import Answerer, Desk
-from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group
+from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group, Job
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import BEAT_SECONDS, Register, release
 from stenopool.pipeline.process import Spec
@@ -92,11 +92,23 @@ class Worker:
         self._active: dict[str, Activity] = {}
         self._stopping = threading.Event()
         self._dbos: DBOS | None = None
-        self.id = self._register.enter(spec.group.queue(FILES))
+        self.id = self._register.enter(
+            spec.group.queue(FILES, alone=spec.alone, reserved=spec.reserved)
+        )
         self._engine = engine
         self._desk = Desk(cast("Answerer", listener), self._meter, line.tell, self._tell)
         self._streams = Streams(cast("Speaker", listener), line.tell)
-        flow.use(flow.Process(self.id, self._jobs, listener, self._begin, self._end, self._doubt))
+        flow.use(
+            flow.Process(
+                self.id,
+                self._jobs,
+                listener,
+                self._begin,
+                self._end,
+                self._doubt,
+                self._has_helpers,
+            )
+        )
 
     def work(self) -> int:
         """Until a signal comes."""
@@ -178,6 +190,13 @@ class Worker:
         if not self._spec.alone:
             self._line.tell(suspect=id)
             os._exit(DOUBTED)
+
+    def _has_helpers(self, job: Job) -> bool:
+        """Whether others read spans of a job, or would if some waited."""
+        if self._spec.in_company:
+            return True
+        groups = [Group.of_queue(row.group) for row in self._register.all() if row.id != self.id]
+        return any(job.queue(SPANS) in queues(Spec(*group)) for group in groups if group)
 
     def _tell(self) -> None:
         active = [*self._active.values(), *self._desk.active.values()]
