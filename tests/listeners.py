@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -173,6 +173,7 @@ class Watching:
     seconds: float = 0.5
     stop_at: int = 0
     checks: int = 0
+    ends_after: int = 10_000  # windows that were begun, from which on the process ends
     phases: list[str] = field(default_factory=list)
     told: list[tuple[float, float | None]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -190,12 +191,18 @@ class Watching:
         self.events.append(f"read {text_of(window)}")
         return self.seconds
 
+    def kept(self) -> None:
+        pass
+
     def progress(self, done_seconds: float, total_seconds: float | None) -> None:
         self.told.append((done_seconds, total_seconds))
 
+    def is_ending(self) -> bool:
+        return sum(event.startswith("begun") for event in self.events) >= self.ends_after
+
     def check(self) -> None:
         self.checks += 1
-        if self.checks == self.stop_at:
+        if self.checks == self.stop_at or self.is_ending():
             raise Death
 
 
@@ -208,7 +215,7 @@ class NoSpans:
     def submit(self, name: str, language: str, seconds: float) -> bool:
         raise AssertionError(f"the span {name} was handed out")
 
-    def wait(self, done_seconds: float) -> None:
+    def wait(self, names: Sequence[str], done_seconds: float) -> None:
         raise AssertionError("there is nothing to wait for")
 
 
@@ -240,7 +247,7 @@ class Helpers:
             self.ledger.seconds.append(seconds)
             return True
 
-    def wait(self, done_seconds: float) -> None:
+    def wait(self, names: Sequence[str], done_seconds: float) -> None:
         with self.ledger.lock:
             for name, language in list(self.ledger.waiting.items()):
                 read_span(self.helper, name, language)

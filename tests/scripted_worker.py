@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -76,9 +77,18 @@ def behave(folder: Path, what: str, times: int) -> None:
         _meet(folder, what, times)
 
 
+def _freeze(folder: Path) -> None:
+    """Keep the database locked and the interpreter's lock: no thread gets on."""
+    connection = sqlite3.connect(folder / "database.sqlite", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    ctypes.PyDLL(None).sleep(600)
+
+
 def _meet(folder: Path, what: str, times: int) -> None:
-    """Trouble that is not the recording's."""
+    """Trouble that is not always the recording's."""
     global _is_sick  # noqa: PLW0603
+    if what == "freeze":
+        _freeze(folder)
     if what == "sickens" and not (folder / "sick").exists():
         (folder / "sick").touch()
         _is_sick = True

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
-from stenopool.decoding.batching import Batcher, Claim, Readings, in_order, side_by_side
+from stenopool.decoding.batching import (
+    JOB,
+    LONG,
+    Batcher,
+    Claim,
+    Readings,
+    in_order,
+    side_by_side,
+)
 from stenopool.decoding.quality import Figures
 from stenopool.decoding.readings import Reading
 from stenopool.errors import EngineFailed
@@ -265,6 +273,27 @@ def test_together_no_more_windows_wait_than_for_one_but_for_the_next_of_each() -
             assert len(batcher._waiting) == waiting
         gate.opened.set()
         assert [[one[0].end for one in part.result(PATIENCE)] for part in found] == expected
+
+
+def test_urgent_windows_and_those_of_another_reader_are_not_kept_back() -> None:
+    batcher, gate, usual, other = Batcher(1), Gate(), Echo(4), Echo(4)
+    gate.keep(batcher)
+    background, urgent = Claim(JOB), Claim(LONG)
+    with ThreadPoolExecutor(4) as pool:
+        found = []
+        for reader, claim, waiting in (
+            (usual, background, 8),
+            (usual, background, 10),
+            (usual, urgent, 18),
+            (other, background, 26),
+        ):
+            windows = map(window, range(20))
+            found.append(pool.submit(list, batcher.readings(reader, windows, claim)))
+            assert soon(lambda waiting=waiting: len(batcher._waiting) == waiting)  # type: ignore[misc]
+            time.sleep(BRIEF)
+            assert len(batcher._waiting) == waiting
+        gate.opened.set()
+        assert {len(part.result(PATIENCE)) for part in found} == {20}
 
 
 def test_recording_that_is_left_gives_up_what_waits_and_waits_for_what_began() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -279,11 +280,25 @@ def test_parts_that_are_still_to_be_cut_wait_too(jobs: Jobs, stage: Stage) -> No
     for job_id in (long, short, unknown):
         hold(stage.jobs, job_id, "worker")
     assert depth(jobs) == {"running": 3, "spans_waiting": 145, "spans_running": 0}
+    note = partial(stage.jobs.client.update_workflow_attributes, long, merge=True)
+    note({"total": 1e9})  # as a file may claim
+    assert depth(jobs)["spans_waiting"] == (48 * 3600 - 1_200) // 240
+    note({"total": 36_000.0, "phase": "spans"})  # all of it is cut
+    assert depth(jobs)["spans_waiting"] == 0
+    note({"phase": "transcribing"})
     for number in range(3):
         span_id = f"{span_prefix(long)}{number}"
         stage.jobs.submit_span(span_id, long, job, {})
     hold(stage.jobs, span_id, "worker")
     assert depth(jobs) == {"running": 3, "spans_waiting": 144, "spans_running": 1}
+
+
+def test_what_can_only_be_read_in_one_go_does_not_wait_for_others(jobs: Jobs, stage: Stage) -> None:
+    job_id, job = imagined("a", options={"algorithm": "sequential"})
+    stage.jobs.submit([(job_id, job)])
+    stage.jobs.client.update_workflow_attributes(job_id, {"total": 36_000.0}, merge=True)
+    hold(stage.jobs, job_id, "worker")
+    assert depth(jobs) == {"running": 1, "spans_waiting": 0, "spans_running": 0}
 
 
 def depth(jobs: Jobs) -> dict[str, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +13,47 @@ import pytest
 import sqlalchemy as sa
 
 from pipelines import SCRIPTED, hold, imagined, opened, sqlite_url
+from stenopool.errors import EngineFailed, StorageUnavailable
 from stenopool.pipeline import flow
+from stenopool.pipeline.activity import Activity, Meter
 from stenopool.pipeline.database import _engine
+from stenopool.pipeline.job import Job
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.process import Spec
 from stenopool.pipeline.worker import Worker, _Line
+
+
+@dataclass
+class Held:
+    """What `flow` has in hand while it tries something."""
+
+    job: Job
+    activity: Activity
+    task: Any = None
+    id: str = "job"
+
+
+def test_patience_begins_anew_when_the_work_has_got_on() -> None:
+    """Trouble after ten hours is not trouble for ten hours."""
+    hand = Held(imagined("a", patience=0.3)[1], Activity("a", Meter(), lambda: None, {}))
+    tries = 0
+
+    def read(_task: object) -> dict[str, Any]:
+        nonlocal tries
+        tries += 1
+        if tries < 7:
+            hand.activity.windows += tries < 6
+            time.sleep(0.2)
+            raise StorageUnavailable("away", do="Wait") if tries % 2 else EngineFailed("?", do="!")
+        return {"outcome": "done"}
+
+    assert flow._patiently(cast(Any, hand), read) == {"outcome": "done"}
+
+    def stuck(_task: object) -> dict[str, Any]:
+        raise StorageUnavailable("away", do="Wait")
+
+    with pytest.raises(flow.GivenUpError):
+        flow._patiently(cast(Any, hand), stuck)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from pipelines import (
 )
 from scripted_worker import UNKNOWN
 from stenopool.bucket import FolderBucket
-from stenopool.pipeline import keys, liveness, supervisor
+from stenopool.pipeline import keys, liveness, pool, queue, supervisor
 from stenopool.pipeline.database import workers
 from stenopool.pipeline.job import FILES, Group
 from stenopool.pipeline.liveness import Register, release
@@ -180,6 +180,23 @@ def test_what_ends_processes_fails_with_a_reason_and_the_others_go_on(
     assert tree(stage.folder / "input") == tree(stage.folder / "work") == []
     # Each death costs no more than what was being read.
     assert reads(stage, "fine long.wav").total() <= 12 + 4
+
+
+def test_frozen_process_is_ended_though_everybody_waits_for_the_lock_that_it_holds(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "SILENT_SECONDS", 3.0)
+    guilty, _ = stage.submit("freeze.wav", "fine.wav")
+    counts, register = stage.jobs.counts, Register(stage.jobs.engine)
+
+    def written_counts() -> dict[str, dict[str, int]]:
+        register.beat("nobody")  # as a round may have to: it waits for the lock
+        return counts()
+
+    monkeypatch.setattr(stage.jobs, "counts", written_counts)
+    assert stage.run_once(most=1).states == {"freeze.wav": "failed", "fine.wav": "done"}
+    assert stage.record("freeze.wav")["code"] == "input_crashed"
+    assert stage.jobs.find(guilty).deaths == 2
 
 
 def test_those_that_are_tried_alone_are_read_one_after_the_other(stage: Stage) -> None:
@@ -455,6 +472,21 @@ def test_two_machines_do_everything_once(stage: Stage, postgres: Postgres) -> No
         assert reads(stage, name) == Counter(range(4))
     assert tree(stage.folder / "processed") == sorted([*names, "slow long.wav"])
     assert tree(stage.folder / "work") == []
+
+
+def test_machine_with_nothing_to_do_helps_with_a_long_recording(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "PART_SECONDS", 8.0)
+    (job_id,) = stage.submit("slow long.wav", seconds=120.0)
+    with stage.running():
+        wait_for(lambda: stage.happened("read", "slow long.wav", 8))
+        with stage.running():
+            wait_for(lambda: stage.state(job_id) == "done")
+    assert len({event.pid for event in stage.log}) == 2
+    assert stage.jobs.spans(job_id)
+    assert reads(stage, "slow long.wav") == Counter(range(120))
+    assert stage.text("slow long.wav") == text_of_seconds(120)
 
 
 def test_processes_of_another_protocol_leave_these_jobs_alone(

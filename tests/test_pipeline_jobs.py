@@ -306,7 +306,9 @@ def test_counts_say_what_waits_and_runs_in_each_queue(jobs: Jobs) -> None:
     }
 
 
-def test_queues_in_which_nothing_waits_are_seldom_looked_into(jobs: Jobs) -> None:
+def test_queues_in_which_nothing_waits_are_seldom_looked_into(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (job_id,) = submitted(jobs, "a")
     queue, alone = imagined("a")[1].queue(FILES), imagined("a")[1].queue(FILES, alone=True)
 
@@ -320,13 +322,19 @@ def test_queues_in_which_nothing_waits_are_seldom_looked_into(jobs: Jobs) -> Non
     assert often < seldom
     assert pace(queue) == (often, AT_ONCE[FILES])
     hold(jobs, job_id, "worker")
+    assert pace(queue) == (often, AT_ONCE[FILES])  # for some seconds more
+    monkeypatch.setattr(jobs_module, "CALM_AFTER_SECONDS", 0.0)
     assert pace(queue) == (seldom, AT_ONCE[FILES])
+    Jobs(jobs.engine).register(queue, FILES)  # as a worker that begins does
+    assert pace(queue) == (seldom, AT_ONCE[FILES])
+    monkeypatch.setattr(jobs_module, "CALM_AFTER_SECONDS", 60.0)
     submitted(jobs, "b")
     assert pace(queue) == (often, AT_ONCE[FILES])
     jobs.register(alone, FILES, alone=True)
     jobs.client.resume_workflows([job_id], queue_name=alone)
     assert pace(alone) == (often, 1)
     hold(jobs, job_id, "worker")
+    monkeypatch.setattr(jobs_module, "CALM_AFTER_SECONDS", 0.0)
     assert pace(alone) == (seldom, 1)
     jobs.pace({"of another program": {"PENDING": 1}})
 

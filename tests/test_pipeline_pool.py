@@ -61,6 +61,7 @@ class Played(Pool):
     def until(self, true: Callable[[], object], counts: Counts | None = None) -> None:
         def tick() -> object:
             self.tick(counts or {})
+            self.check()
             return true()
 
         wait_for(tick)

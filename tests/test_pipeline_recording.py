@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -395,9 +395,9 @@ def test_all_is_read_here_until_somebody_could_help(bucket: FolderBucket) -> Non
             self.asked += 1
             return self.asked == 2
 
-        def wait(self, done_seconds: float) -> None:
+        def wait(self, names: Sequence[str], done_seconds: float) -> None:
             self.before = done_seconds
-            super().wait(done_seconds)
+            super().wait(names, done_seconds)
 
     task = task_for(bucket, KEY, reader)
     spans = Joined(ledger, task)
@@ -409,6 +409,16 @@ def test_all_is_read_here_until_somebody_could_help(bucket: FolderBucket) -> Non
     assert [segment.text for segment in transcript.segments] == LINES
     assert spans.before == transcript.segments[2 * SPAN_WINDOWS].start
     assert [at for at, _ in watch.told] == sorted(at for at, _ in watch.told)
+
+
+def test_process_that_ends_keeps_what_has_begun_and_begins_no_more(bucket: FolderBucket) -> None:
+    put(bucket, KEY, LONG)
+    reader = Reader(ahead=5)
+    task = task_for(bucket, KEY, reader, watch=Watching(ends_after=3))
+    with pytest.raises(Death):
+        recording.transcribe(task)
+    assert kept_texts(task) == set(LINES[:3])
+    assert task.checkpoints.plan() is None
 
 
 def test_alone_nothing_is_handed_out(bucket: FolderBucket) -> None:

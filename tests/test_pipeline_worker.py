@@ -7,16 +7,17 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from pipelines import SCRIPTED, hold, imagined, notes_of, opened, sqlite_url
+from pipelines import SCRIPTED, end, hold, imagined, notes_of, opened, sqlite_url
 from stenopool.audio import SAMPLE_RATE
 from stenopool.audio.windows import Piece, Window
 from stenopool.pipeline import flow
-from stenopool.pipeline.job import FILES, Group
+from stenopool.pipeline.job import FILES, Group, span_prefix
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import Register
 from stenopool.pipeline.process import Spec
@@ -73,6 +74,18 @@ def test_others_help_that_serve_the_queue_of_a_jobs_spans(
 def test_those_that_the_pool_may_start_help_as_well(jobs: Jobs, worker: Worker) -> None:
     worker._spec = replace(worker._spec, in_company=True)
     assert worker._has_helpers(imagined("a")[1])
+
+
+def test_spans_of_an_earlier_life_are_waited_for(worker: Worker, jobs: Jobs) -> None:
+    job_id, job = imagined("a")
+    jobs.submit([(job_id, job)])
+    spans = flow._Spans(cast(Any, SimpleNamespace(id=job_id, job=job)))
+    assert not spans.has_helpers()
+    span_id = f"{span_prefix(job_id)}0"
+    jobs.submit_span(span_id, job_id, job, {})
+    assert spans.has_helpers()
+    end(jobs, span_id)
+    assert not spans.has_helpers()
 
 
 def second() -> Window:

@@ -115,8 +115,9 @@ class Batcher:
         """The readings of each window, in order.
 
         Windows are taken when they are needed: so many that two batches wait for each worker. All
-        callers together take no more, but for the next ones of each: a window takes megabytes. When
-        the caller stops early, those that wait are given up, those that have begun waited for.
+        callers of a reader together take no more, but for the next ones of each, and for those that
+        are more urgent: a window takes megabytes. When the caller stops early, those that wait are
+        given up, those that have begun waited for.
         """
         most = 2 * self.workers * reader.batch_size
 
@@ -124,8 +125,12 @@ class Batcher:
             return self.submit(reader, window, claim)
 
         def are_enough(begun: Sequence[Future[Readings]]) -> bool:
+            if begun[0].done():
+                return True
+            with self._lock:  # those that go before it, or would share batches with it
+                rivals = [one for one in self._waiting if one.rank[0] <= claim.priority]
             waits = sum(not (one.running() or one.done()) for one in begun)
-            return begun[0].done() or (len(self._waiting) >= most and waits >= LEAST_WAITING)
+            return waits >= LEAST_WAITING and sum(one.reader is reader for one in rivals) >= most
 
         return in_order(begin, windows, ahead=most, are_enough=are_enough)
 

@@ -74,6 +74,7 @@ class Activity:
         self.computing_since: float | None = None  # or since it last got on
         self.reading_seconds = 0.0  # of audio that is being read
         self.keeping = False  # what was read is about to be kept
+        self.windows = 0  # that were read and kept
         self.writing = threading.Lock()  # held while notes are on their way to the database
         self._meter = meter
         self._changed = changed
@@ -127,10 +128,16 @@ class Activity:
         self._changed()
         return seconds
 
+    def kept(self) -> None:
+        self.windows += 1
+
     def progress(self, done_seconds: float, total_seconds: float | None) -> None:
         self._got_on()
         self.keeping = False
         self.note(done=done_seconds, total=total_seconds)
+
+    def is_ending(self) -> bool:
+        return self._park
 
     def check(self) -> None:
         self._got_on()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -272,7 +272,7 @@ class _NoSpans:
     def submit(self, name: str, language: str, seconds: float) -> bool:
         return False
 
-    def wait(self, done_seconds: float) -> None:
+    def wait(self, names: Sequence[str], done_seconds: float) -> None:
         return
 
 
@@ -283,7 +283,8 @@ class _Spans:
         self._hand = hand
 
     def has_helpers(self) -> bool:
-        return this().has_helpers(self._hand.job)
+        # Spans of an earlier life may be at work: whoever reads them must be waited for.
+        return this().has_helpers(self._hand.job) or any(map(_is_active, self._rows().values()))
 
     def submit(self, name: str, language: str, seconds: float) -> bool:
         hand, jobs = self._hand, this().jobs
@@ -294,23 +295,33 @@ class _Spans:
             details = {"name": name, "language": language, "seconds": seconds}
             jobs.submit_span(span_id, hand.id, hand.job, details)
             return True
-        return known.status in ("ENQUEUED", "PENDING", "DELAYED")
+        return _is_active(known)
 
-    def wait(self, done_seconds: float) -> None:
-        self._wait(0, done_seconds)
+    def wait(self, names: Sequence[str], done_seconds: float) -> None:
+        ids = {f"{span_prefix(self._hand.id)}{name}" for name in names}
+        self._wait(0, ids, done_seconds)
 
-    def _wait(self, most: int, before: float = 0.0) -> None:
-        """Until no more than so many are left."""
+    def _rows(self) -> dict[str, WorkflowStatus]:
+        return this().jobs.spans(self._hand.id)
+
+    def _wait(self, most: int, ids: Collection[str] = (), before: float = 0.0) -> None:
+        """Until no more than so many are left.
+
+        Args:
+            ids: of spans whose progress is noted.
+            before: seconds that were done without them.
+        """
         activity = self._hand.activity
         seconds = 0.05
         while True:
-            rows = this().jobs.spans(self._hand.id).values()
-            done = sum(float((row.attributes or {}).get("done", 0.0)) for row in rows)
-            for row in rows:
+            rows = self._rows()
+            for row in rows.values():
                 self._refuse_failed(row)
-            if most == 0:
+            if ids:
+                notes = [row.attributes or {} for id, row in rows.items() if id in ids]
+                done = sum(float(each.get("done", 0.0)) for each in notes)
                 activity.note(done=before + done)
-            left = sum(row.status in ("ENQUEUED", "PENDING", "DELAYED") for row in rows) - most
+            left = sum(map(_is_active, rows.values())) - most
             if left <= 0:
                 return
             activity.wait(seconds)
@@ -321,6 +332,10 @@ class _Spans:
         if row.status == "SUCCESS" and error:
             this().jobs.cancel_spans(self._hand.id)
             raise restored(error)
+
+
+def _is_active(row: WorkflowStatus) -> bool:
+    return row.status in ("ENQUEUED", "PENDING", "DELAYED")
 
 
 def _tried(id: str, action: Callable[[Task], Data]) -> Data:
@@ -351,10 +366,15 @@ def _tried(id: str, action: Callable[[Task], Data]) -> Data:
 
 
 def _patiently(hand: _Hand, action: Callable[[Task], Data]) -> Data:
-    begun, tries, attempt = time.monotonic(), 0, 0
+    begun, tries, attempt, windows = time.monotonic(), 0, 0, 0
     while True:
         try:
-            return action(hand.task)
+            try:
+                return action(hand.task)
+            finally:
+                if hand.activity.windows > windows:  # it has got on: what comes now is new
+                    begun, tries, attempt = time.monotonic(), 0, 0
+                    windows = hand.activity.windows
         except (StorageError, OutputError, InputUnreadable, OSError) as error:
             # Never the recording's fault, so no reason to call it failed.
             trouble = _of_storage(error)

@@ -41,6 +41,7 @@ AT_ONCE = {FILES: 12, SPANS: 3}  # jobs that a process works on: enough for full
 # and a span is long; recordings may be short and many, while some wait.
 POLL_SECONDS = {FILES: 0.2, SPANS: 1.0}
 CALM_SECONDS = 1.0
+CALM_AFTER_SECONDS = 5.0  # in which nothing waited: DBOS takes some looks to become quick again
 PAGE = 500  # rows of one query
 
 _OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -138,7 +139,9 @@ class Jobs:
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
         self.client = database.client(engine)
-        self._registered: dict[str, float] = {}  # how often workers look into them
+        self._registered: set[str] = set()
+        self._paces: dict[str, float] = {}  # between looks, as far as we have set it
+        self._waited: dict[str, float] = {}  # when something was last seen to wait
         self._table = _status_table(engine)
 
     def submit(
@@ -183,7 +186,8 @@ class Jobs:
     def register(self, queue: str, kind: str, *, alone: bool = False) -> None:
         """Make a queue of recordings or spans, once."""
         if queue not in self._registered:
-            self._set_up(queue, kind, alone, POLL_SECONDS[kind])
+            self._set_up(queue, kind, alone, POLL_SECONDS[kind], "never_update")
+            self._registered.add(queue)
 
     def pace(self, counts: dict[str, dict[str, int]]) -> None:
         """Let workers look often into the queues in which recordings wait, and seldom into others.
@@ -191,18 +195,33 @@ class Jobs:
         Args:
             counts: as `counts` gives them.
         """
+        now = time.monotonic()
         for queue, count in counts.items():
-            if parsed := Group.of_queue(queue):
-                kind = Group.kind_of_queue(queue)
-                seconds = POLL_SECONDS[kind] if count.get("ENQUEUED") else CALM_SECONDS
-                if self._registered.get(queue) != seconds:
-                    self._set_up(queue, kind, parsed[1], seconds)
+            parsed = Group.of_queue(queue)
+            if parsed is None:
+                continue
+            if count.get("ENQUEUED"):
+                self._waited[queue] = now
+            kind, waited = Group.kind_of_queue(queue), self._waited.setdefault(queue, now)
+            seconds = POLL_SECONDS[kind] if now - waited < CALM_AFTER_SECONDS else CALM_SECONDS
+            if self._paces.get(queue) != seconds:
+                self._set_up(queue, kind, parsed[1], seconds, "always_update")
+                self._paces[queue] = seconds
 
-    def _set_up(self, queue: str, kind: str, alone: bool, seconds: float) -> None:
+    def _set_up(
+        self,
+        queue: str,
+        kind: str,
+        alone: bool,
+        seconds: float,
+        on_conflict: Literal["always_update", "never_update"],
+    ) -> None:
         self.client.register_queue(
-            queue, worker_concurrency=1 if alone else AT_ONCE[kind], polling_interval_sec=seconds
+            queue,
+            worker_concurrency=1 if alone else AT_ONCE[kind],
+            polling_interval_sec=seconds,
+            on_conflict=on_conflict,
         )
-        self._registered[queue] = seconds
 
     def find(self, name: str, bucket: str = "") -> JobView:
         """The job of an id, of the beginning of one, or the newest of a key in a bucket.

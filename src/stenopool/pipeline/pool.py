@@ -214,7 +214,7 @@ class Child:
 
 
 class Pool:
-    """Starts, watches and stops processes; `tick` must be called again and again.
+    """Starts, watches and stops processes; `tick` and `check` must be called again and again.
 
     Args:
         database: URL that the processes open.
@@ -256,7 +256,6 @@ class Pool:
             counts: as `Jobs.counts` gives them.
         """
         self._reap()
-        self.check()
         waiting = self._waiting(counts) | self._wanted() if self.limits.most else set()
         self._stop_idle(waiting)
         if time.monotonic() > self._early_until:
@@ -428,9 +427,9 @@ class Pool:
             self._failed(child.kind.group, {**error.record(), "exit_status": error.exit_status})
 
     def check(self) -> None:
-        """End processes that hang or take more memory than they may."""
+        """End processes that hang or take more memory than they may; on any thread."""
         now = time.monotonic()
-        for child in self.children:
+        for child in list(self.children):
             if self.limits.memory_bytes:
                 self._check_memory(child)
             if child.draining_since and now - child.draining_since > DRAIN_SECONDS + 5:

@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stenopool.decoding.options import SEQUENTIAL
 from stenopool.pipeline.job import FILES, Group
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import Register
+from stenopool.settings import settings
 
 PART_SECONDS = 240.0  # of a recording, about, make a span
 MOST_RUNNING = 1000  # recordings that are looked at
@@ -38,6 +40,22 @@ class Depth:
         return asdict(self)
 
 
+def uncut_parts(jobs: Jobs) -> dict[str, int]:
+    """How many parts of the recordings of each queue are read by one process, but could be shared.
+
+    About: it follows from what is left of their lengths, as the files claim them.
+    """
+    found = Counter[str]()
+    longest = settings().max_hours * 3600
+    for view in jobs.listed(states=("running",), limit=MOST_RUNNING):
+        if view.phase == "spans" or view.job.options.get("algorithm") == SEQUENTIAL:
+            continue  # all of it is cut, or nothing can be
+        left = min(view.total_seconds or 0.0, longest) - view.done_seconds
+        if left >= PART_SECONDS:
+            found[view.job.queue(FILES)] += int(left // PART_SECONDS)
+    return found
+
+
 def depths(jobs: Jobs) -> list[Depth]:
     """The work of each model."""
     totals: dict[Group, Counter[str]] = {}
@@ -49,10 +67,9 @@ def depths(jobs: Jobs) -> list[Depth]:
         total = totals.setdefault(parsed[0], Counter())
         total[f"{kind}waiting"] += count.get("ENQUEUED", 0) + count.get("DELAYED", 0)
         total[f"{kind}running"] += count.get("PENDING", 0)
-    for view in jobs.listed(states=("running",), limit=MOST_RUNNING):
-        left = (view.total_seconds or 0.0) - view.done_seconds
-        total = totals.setdefault(view.job.group, Counter())
-        total["parts"] += max(0, int(left // PART_SECONDS))
+    for queue, parts in uncut_parts(jobs).items():
+        if parsed := Group.of_queue(queue):
+            totals.setdefault(parsed[0], Counter())["parts"] += parts
     for row in Register(jobs.engine).all():
         if parsed := Group.of_queue(row.group):
             totals.setdefault(parsed[0], Counter())["workers"] += 1

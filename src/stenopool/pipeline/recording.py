@@ -82,8 +82,14 @@ class Watch(Protocol):
     def read(self, window: Window) -> float:
         """A window was read; gives the seconds of the process's time that it took."""
 
+    def kept(self) -> None:
+        """What was read in a window is kept: it is not read again."""
+
     def progress(self, done_seconds: float, total_seconds: float | None) -> None:
         """So much of the recording is done."""
+
+    def is_ending(self) -> bool:
+        """Whether the process ends: what has begun is worth keeping, more should not begin."""
 
     def check(self) -> None:
         """Raises an exception if the work is to stop."""
@@ -98,11 +104,12 @@ class Spans(Protocol):
     def submit(self, name: str, language: str, seconds: float) -> bool:
         """Hand out a span; False if that was done before and it has ended."""
 
-    def wait(self, done_seconds: float) -> None:
-        """Wait until all that were handed out have ended.
+    def wait(self, names: Sequence[str], done_seconds: float) -> None:
+        """Wait until those that were handed out have ended.
 
         Args:
-            done_seconds: of the recording, that were read here.
+            names: of all spans of the recording.
+            done_seconds: of the recording, before the first of them.
 
         Raises:
             StenoError: one of them could not be read.
@@ -145,7 +152,7 @@ def transcribe(task: Task) -> Transcript:
         plan = _known_plan(task, options) or _heard(task, options)
         if plan.spans:
             task.watch.phase("spans")
-            task.spans.wait(start_of(plan.spans[0]))
+            task.spans.wait(plan.spans, start_of(plan.spans[0]))
         _refuse_change(task)
         task.watch.phase("merging")
         transcript = _merged(task, options, plan)
@@ -174,6 +181,8 @@ def read_windows(
 
     def unread() -> Iterator[Window]:
         for window in windows:
+            if task.watch.is_ending():
+                return
             task.watch.check()
             one = ReadWindow(window_name(window, mark), window.end)
             known = one.name in present and checkpoints.kept(one.name) is not None
@@ -188,8 +197,10 @@ def read_windows(
         one, window = taken.popleft()
         seconds = task.watch.read(window) if window else 0.0
         checkpoints.keep(one.name, Kept(readings, seconds))
+        task.watch.kept()
         yield one
     yield from (one for one, _ in taken)
+    task.watch.check()  # before anybody takes this for all
 
 
 def batched(items: Iterator[Window], size: int) -> Iterator[list[Window]]:
@@ -290,6 +301,8 @@ def _heard(task: Task, options: Options) -> Plan:
                     found, span = _handed_out(task, part, options, language)
                     names += found
                     spans += span
+                    if not spans:
+                        task.watch.progress(part[-1].end, claimed)
             facts = listening.facts()
         _refuse_change(task)
     task.watch.progress(start_of(spans[0]) if spans else facts.duration, facts.duration)

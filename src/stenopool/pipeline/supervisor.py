@@ -6,6 +6,7 @@ It holds no model: with nothing to do there is only this loop.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from stenopool.pipeline.jobs import ACTIVE, Jobs, JobView, state_of
 from stenopool.pipeline.liveness import Janitor
 from stenopool.pipeline.pool import Limits, Pool
 from stenopool.pipeline.process import COMMAND, Begun
+from stenopool.pipeline.queue import uncut_parts
 from stenopool.pipeline.watch import Watcher
 
 TICK_SECONDS = 0.2
@@ -98,6 +100,7 @@ class Supervisor:
         }
         self._young = 0  # recordings that are still being copied
         self._counts: dict[str, dict[str, int]] = {}
+        self._parts: dict[str, int] = {}  # of recordings that are read by one process each
 
     def run(self, *, once: bool = False) -> dict[Group, dict[str, Any]]:
         """Work.
@@ -108,6 +111,8 @@ class Supervisor:
         Returns:
             errors of the models that could not be loaded.
         """
+        over = threading.Event()
+        threading.Thread(target=self._guard, args=[over], name="guard", daemon=True).start()
         try:
             while not self.stopping():
                 left = self._tick()
@@ -117,7 +122,15 @@ class Supervisor:
                 self._pause(TICK_SECONDS if busy else IDLE_SECONDS)
         finally:
             self._finish()
+            over.set()
         return self._failures
+
+    def _guard(self, over: threading.Event) -> None:
+        """Look after the processes though a round takes long: it may wait for the database, and
+        that for a lock which a frozen process holds.
+        """
+        while not over.wait(TICK_SECONDS):
+            self.pool.check()
 
     def _pause(self, seconds: float) -> None:
         """Until the next round. While processes work that is when something happens to them, or a
@@ -127,7 +140,6 @@ class Supervisor:
         time.sleep(seconds)
         while self._waits_for_news() and time.monotonic() < until:
             self.pool.news.wait(TICK_SECONDS)
-            self.pool.check()
         self.pool.news.clear()
 
     def _waits_for_news(self) -> bool:
@@ -164,7 +176,7 @@ class Supervisor:
                 self._counts = self.jobs.counts()
                 self.jobs.pace(self._counts)
                 self._put_off("count", LEAST_SHARE * (time.monotonic() - begun))
-            self.pool.tick(self._counts)
+            self.pool.tick(self._wanted_counts())
             for child in self.pool.children:
                 if child.ready:
                     self._failures.pop(child.kind.group, None)
@@ -183,6 +195,20 @@ class Supervisor:
             event("trouble", logging.WARNING, code="system", message=str(error))
             time.sleep(IDLE_SECONDS)
             return True
+
+    def _wanted_counts(self) -> dict[str, dict[str, int]]:
+        """What is there for processes, with the recordings that another process reads alone.
+
+        It shares them as soon as it sees that one more is there.
+        """
+        if len(self.pool.children) >= self.limits.most or not any(
+            count.get("PENDING") for count in self._counts.values()
+        ):
+            return self._counts
+        if self._is_due("parts", SWEEP_SECONDS):
+            self._parts = uncut_parts(self.jobs)
+        shared = {queue: {"ENQUEUED": parts} for queue, parts in self._parts.items()}
+        return {**shared, **{q: {**shared.get(q, {}), **n} for q, n in self._counts.items()}}
 
     def _has_work(self) -> bool:
         if self.pool.unfinished(self._counts) <= self._failures.keys():

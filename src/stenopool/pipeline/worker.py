@@ -22,7 +22,7 @@ from dbos import DBOS
 from stenopool.errors import StenoError
 from stenopool.pipeline import flow
 from stenopool.pipeline.activity import Activity, Meter
-from stenopool.pipeline.database import configuration, open_database
+from stenopool.pipeline.database import DATABASE_ERRORS, configuration, open_database
 from stenopool.pipeline.desk import Answerer, Desk
 from stenopool.pipeline.job import ANY_DEVICE, FILES, SPANS, Group, Job
 from stenopool.pipeline.jobs import Jobs
@@ -195,7 +195,11 @@ class Worker:
         """Whether others read spans of a job, or would if some waited."""
         if self._spec.in_company:
             return True
-        groups = [Group.of_queue(row.group) for row in self._register.all() if row.id != self.id]
+        try:
+            rows = self._register.all()
+        except DATABASE_ERRORS:  # no reason to give up what is being read
+            return False
+        groups = [Group.of_queue(row.group) for row in rows if row.id != self.id]
         return any(job.queue(SPANS) in queues(Spec(*group)) for group in groups if group)
 
     def _tell(self) -> None:
