@@ -203,7 +203,7 @@ def in_order(
     Fewer are begun while what has begun is enough by another measure. When the caller stops early
     or something fails, what waits is cancelled, `stop` is called, and what has begun is waited for.
     """
-    pending: list[Future[R]] = []
+    pending: deque[Future[R]] = deque()
     try:
         for item in items:
             pending.append(begin(item))
@@ -218,10 +218,10 @@ def in_order(
             future.exception()  # wait
 
 
-def _first_of(pending: list[Future[R]]) -> R:
+def _first_of(pending: deque[Future[R]]) -> R:
     """Wait for the first; an interrupt leaves it there, to be waited for."""
     result = pending[0].result()
-    del pending[0]
+    pending.popleft()
     return result
 
 
@@ -234,9 +234,4 @@ def side_by_side(
 ) -> Iterator[R]:
     """`map` on threads, in order; `stop` tells the work that nobody waits for it any more."""
     with ThreadPoolExecutor(threads, thread_name_prefix="steno-file") as pool:
-        yield from in_order(
-            lambda item: pool.submit(work, item),
-            items,
-            ahead=threads,
-            stop=stop,
-        )
+        yield from in_order(lambda item: pool.submit(work, item), items, ahead=threads, stop=stop)

@@ -35,7 +35,7 @@ from stenopool.pipeline import recording
 from stenopool.pipeline.activity import Activity, Stopped
 from stenopool.pipeline.database import DATABASE_ERRORS
 from stenopool.pipeline.job import Job, span_prefix
-from stenopool.pipeline.jobs import SPAN, TRANSCRIBE, Jobs
+from stenopool.pipeline.jobs import ACTIVE, SPAN, TRANSCRIBE, Jobs, state_of
 from stenopool.pipeline.recording import Listener, Task
 from stenopool.text import encodable
 
@@ -284,7 +284,8 @@ class _Spans:
 
     def has_helpers(self) -> bool:
         # Spans of an earlier life may be at work: whoever reads them must be waited for.
-        return this().has_helpers(self._hand.job) or any(map(_is_active, self._rows().values()))
+        jobs = this().jobs
+        return this().has_helpers(self._hand.job) or bool(jobs.active_spans(self._hand.id))
 
     def submit(self, name: str, language: str, seconds: float) -> bool:
         hand, jobs = self._hand, this().jobs
@@ -295,14 +296,11 @@ class _Spans:
             details = {"name": name, "language": language, "seconds": seconds}
             jobs.submit_span(span_id, hand.id, hand.job, details)
             return True
-        return _is_active(known)
+        return state_of(known) in ACTIVE
 
     def wait(self, names: Sequence[str], done_seconds: float) -> None:
         ids = {f"{span_prefix(self._hand.id)}{name}" for name in names}
         self._wait(0, ids, done_seconds)
-
-    def _rows(self) -> dict[str, WorkflowStatus]:
-        return this().jobs.spans(self._hand.id)
 
     def _wait(self, most: int, ids: Collection[str] = (), before: float = 0.0) -> None:
         """Until no more than so many are left.
@@ -314,14 +312,14 @@ class _Spans:
         activity = self._hand.activity
         seconds = 0.05
         while True:
-            rows = self._rows()
+            rows = this().jobs.spans(self._hand.id)
             for row in rows.values():
                 self._refuse_failed(row)
             if ids:
                 notes = [row.attributes or {} for id, row in rows.items() if id in ids]
                 done = sum(float(each.get("done", 0.0)) for each in notes)
                 activity.note(done=before + done)
-            left = sum(map(_is_active, rows.values())) - most
+            left = sum(state_of(row) in ACTIVE for row in rows.values()) - most
             if left <= 0:
                 return
             activity.wait(seconds)
@@ -332,10 +330,6 @@ class _Spans:
         if row.status == "SUCCESS" and error:
             this().jobs.cancel_spans(self._hand.id)
             raise restored(error)
-
-
-def _is_active(row: WorkflowStatus) -> bool:
-    return row.status in ("ENQUEUED", "PENDING", "DELAYED")
 
 
 def _tried(id: str, action: Callable[[Task], Data]) -> Data:

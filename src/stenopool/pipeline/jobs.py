@@ -308,11 +308,11 @@ class Jobs:
         """
         if self.find(job_id).state not in ACTIVE:
             raise UsageError(f"job `{job_id}` has ended", do="There is nothing to cancel")
-        self.client.cancel_workflows([job_id, *self._active_spans(job_id)])
+        self.client.cancel_workflows([job_id, *self.active_spans(job_id)])
 
     def cancel_spans(self, job_id: str) -> None:
         """Stop what is left of a job's spans."""
-        if active := self._active_spans(job_id):
+        if active := self.active_spans(job_id):
             self.client.cancel_workflows(active)
 
     def delete(self, job_id: str) -> None:
@@ -391,7 +391,8 @@ class Jobs:
             )
         return found
 
-    def _active_spans(self, job_id: str) -> list[str]:
+    def active_spans(self, job_id: str) -> list[str]:
+        """Ids of a job's spans that wait or run."""
         return [name for name, row in self.spans(job_id).items() if row.status in _ENQUEUED]
 
     def _pages(

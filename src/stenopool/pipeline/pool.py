@@ -136,11 +136,11 @@ class Child:
             self.suspect = said.get("suspect", self.suspect)
             self.error = said.get("error", self.error)
             if "computing" in said:
-                if self.jobs != said["jobs"]:
-                    self.news.set()
-                self.jobs = said["jobs"]
+                before, self.jobs = self.jobs, said["jobs"]
                 self.computing = frozenset(said["computing"])
                 self.reading_seconds = said["reading_seconds"]
+                if self.jobs != before:
+                    self.news.set()
         with self.lock:
             waiting, self.answers = list(self.answers.values()), {}
             self.process.wait()

@@ -197,7 +197,8 @@ class Worker:
             return True
         try:
             rows = self._register.all()
-        except DATABASE_ERRORS:  # no reason to give up what is being read
+        except DATABASE_ERRORS as error:  # no reason to give up what is being read
+            log.warning("cannot reach the database: %s", error)
             return False
         groups = [Group.of_queue(row.group) for row in rows if row.id != self.id]
         return any(job.queue(SPANS) in queues(Spec(*group)) for group in groups if group)
