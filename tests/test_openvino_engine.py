@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import ctranslate2
 import numpy as np
@@ -22,8 +22,8 @@ from stenopool.audio.media import Recording
 from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Alignment, Engine, Hypothesis, Search
 from stenopool.engines.ctranslate2 import CTranslate2Engine
-from stenopool.engines.openvino import OpenVINOEngine, batch
-from stenopool.engines.openvino.processor import has_bfloat16
+from stenopool.engines.openvino import OpenVINOEngine
+from stenopool.engines.openvino.decoder import Heard
 from stenopool.errors import EngineFailed, ModelDamaged
 
 SECONDS = 11.0
@@ -233,29 +233,14 @@ def test_window_is_heard_the_same_whatever_is_beside_it(
 
 
 @pytest.mark.parametrize("search", [GREEDY, BEAM])
-def test_lone_window_has_the_rows_that_the_cpu_needs_to_round_as_in_a_batch(
-    folder: Path,
-    features: Features,
-    vocabulary: Vocabulary,
-    search: Search,
-    monkeypatch: pytest.MonkeyPatch,
+def test_window_in_int8_has_the_same_probabilities_alone_and_in_a_batch(
+    loaded: dict[str, OpenVINOEngine], features: Features, vocabulary: Vocabulary, search: Search
 ) -> None:
-    rows: list[int] = []
-    plain = batch.infer
-
-    def infer(request: Any, inputs: dict[str, Any]) -> None:
-        rows.append(len(inputs["tokens"]))
-        plain(request, inputs)
-
-    monkeypatch.setattr("stenopool.engines.openvino.engine.least_rows", lambda: 5)
-    engine = OpenVINOEngine(folder, precision="int8", threads=2)
-    with monkeypatch.context() as patch:
-        patch.setattr(batch, "infer", infer)
-        (lone,) = heard(engine, features[:1], prompt(vocabulary), search)
-    assert min(rows) == (5 if has_bfloat16() else 1)
-    together = heard(engine, features, prompt(vocabulary), search)[0]
-    assert lone.tokens == together.tokens
-    assert lone.avg_logprob == pytest.approx(together.avg_logprob, abs=0.02)
+    engine, told = loaded["int8"], prompt(vocabulary)
+    encoded = cast("list[Heard]", engine.encode(features))
+    together = engine.generate(encoded, [told] * WINDOWS, search)
+    for heard_, found in zip(encoded, together, strict=True):
+        assert engine.generate([heard_], [told], search) == [found]
 
 
 def test_alignment_after_decoding_belongs_to_its_window(
@@ -317,8 +302,7 @@ def test_greedy_windows_that_join_a_running_batch_are_heard_as_alone(
         found = list(
             pool.map(lambda n: heard(engine, features[n : n + 1], told), [*range(WINDOWS)] * 6)
         )
-    # In 8 bits a text may once turn out otherwise; with an 8-bit cache most of them did.
-    assert sum(one[0].tokens != text for one, text in zip(found, lone * 6, strict=True)) <= 1
+    assert [one[0].tokens for one in found] == lone * 6
 
 
 # --- search and prompt ------------------------------------------------------------------------

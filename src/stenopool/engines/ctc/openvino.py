@@ -18,9 +18,9 @@ from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.engines.ctc.base import Emissions
 from stenopool.engines.ctc.graph import acoustic
 from stenopool.engines.ctc.levels import Levels
-from stenopool.engines.openvino.batch import failures, infer
 from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.groups import Groups, groups_of
+from stenopool.engines.openvino.inference import failures, infer
 from stenopool.engines.openvino.memory import give_back_freed_memory
 from stenopool.engines.openvino.processor import BFLOAT16, FLOAT32, INT8, has_bfloat16
 from stenopool.engines.openvino.turns import Turns

@@ -1,256 +1,379 @@
-"""Whisper's text decoder as OpenVINO graphs: one that writes, token by token, and one that aligns.
+"""Whisper's text decoder: tokens in, what follows them out. The work is done in `decoder.c`.
 
-Rows are hypotheses. Each window has as many, its *lanes*, which stand together and share its keys
-and values.
+A step takes rows of any number of windows; a row is a token of a hypothesis. Each row adds a node,
+its keys and values, to the past of its window, and attends to the nodes of its own path: hypotheses
+that part share what came before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import ctypes
+import weakref
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_bool, c_int32, c_long, c_void_p, pointer
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import openvino as ov
-from openvino import opset15 as ops
-from openvino.op.util import Variable, VariableInfo
+from numpy.typing import NDArray
 
-from stenopool.engines.openvino.graph import Node, Parts, constant, index, indices, result, scalar
-from stenopool.models.weights import HEAD_WIDTH
+from stenopool.engines.openvino.library import library
+from stenopool.engines.rules import Next
+from stenopool.errors import EngineFailed
+from stenopool.models.weights import AUDIO_POSITIONS, WhisperWeights
 
-CANDIDATES = 16  # of the text tokens of a row
-NEVER = -1e4  # added to a suppressed token's logit
+CANDIDATES = 16  # of the text tokens of a row; as in decoder.c
+_BLOCK = 32  # a bias is padded to a multiple of so many outputs
+_LINE = 64  # bytes of the CPU's cache: what is read in a row begins at one
+_FIRST_NODES = 128
+_TABLE = "model.decoder.embed_tokens.weight"
 
-Attend = Callable[[Node, Node, Node], Node]  # queries, keys, values
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
-_TABLE = "model.decoder.embed_tokens"
+
+class _Linear(Structure):
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
 
 
-def writer(parts: Parts, stored: ov.Type, end: int, suppressed: Sequence[int]) -> ov.Model:
-    """The graph that writes the next token of each row.
+class _Norm(Structure):
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
 
-    Its state holds the keys and values of the tokens so far, (rows, heads, tokens, 64) a layer.
+
+class _Layer(Structure):
+    _fields_ = (
+        *((name, _Norm) for name in ("text_norm", "audio_norm", "last_norm")),
+        *((name, _Linear) for name in ("qkv", "text_out", "audio_query", "audio_out")),
+        *((name, _Linear) for name in ("up", "down")),
+    )
+
+
+class _Model(Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("layers", "width", "heads", "inner")),
+        *((name, c_int32) for name in ("vocabulary", "text_tokens")),
+        ("int8", c_bool),
+        ("layer", POINTER(_Layer)),
+        ("last_norm", _Norm),
+        ("head", _Linear),
+    )
+
+
+class _Window(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("heard", "past")),
+        *((name, c_int32) for name in ("positions", "first_row", "rows")),
+    )
+
+
+class _Row(Structure):
+    _fields_ = (("path", c_void_p), ("length", c_int32))
+
+
+class _Notes(Structure):
+    _fields_ = (("number", c_void_p), ("positions", c_int32), ("out", c_void_p))
+
+
+class _Call(Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("rows", "windows", "asked")),
+        ("past_stride", c_long),
+        ("x", c_void_p),
+        ("row", POINTER(_Row)),
+        ("window", POINTER(_Window)),
+        ("asked_row", c_void_p),
+        ("notes", POINTER(_Notes)),
+        *((name, c_void_p) for name in ("ids", "logits", "mass", "specials")),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """A window's keys and values of the cross-attention, packed.
+
+    Attributes:
+        positions: of the encoder's output.
+    """
+
+    block: Bytes
+    positions: int
+
+
+class Past:
+    """What the hypotheses of a window, its lanes, have said so far."""
+
+    def __init__(self, node_floats: int) -> None:
+        self.nodes: Floats = np.empty((_FIRST_NODES, node_floats), np.float32)
+        self.paths = np.zeros((1, _FIRST_NODES), np.int32)  # a lane's: numbers of nodes
+        self.length = 0  # of every path
+        self._used = 0  # nodes
+
+    def grow(self, parents: Sequence[int], count: int) -> None:
+        """Each lane goes on from one of before, by so many new nodes."""
+        lanes, needed = len(parents), self._used + len(parents) * count
+        room = len(self.nodes)
+        while room < needed:
+            room *= 2
+        if room > len(self.nodes):
+            nodes, self.nodes = self.nodes, np.empty((room, self.nodes.shape[1]), np.float32)
+            self.nodes[: self._used] = nodes[: self._used]
+            self.paths = np.pad(self.paths, ((0, 0), (0, room - self.paths.shape[1])))
+        self.paths = self.paths[parents]
+        new = np.arange(self._used, needed, dtype=np.int32).reshape(lanes, count)
+        self.paths[:, self.length : self.length + count] = new
+        self.length += count
+        self._used = needed
+
+
+@dataclass(slots=True)
+class Rows:
+    """New tokens of a window: of one lane, or one for each lane.
+
+    Attributes:
+        past: has grown by them.
+        asked: of which it is told what follows; ascending.
+    """
+
+    heard: Heard
+    past: Past
+    tokens: Sequence[int]
+    asked: Sequence[int]
+
+    @property
+    def new(self) -> int:
+        """Tokens of a lane."""
+        return len(self.tokens) // len(self.past.paths)
+
+
+class PackedDecoder:
+    """The weights of a decoder, as `decoder.c` reads them.
 
     Args:
-        stored: type of the window's keys and values.
+        int8: quantise them, and what meets them; the CPU has VNNI.
         end: the end-of-text token; text tokens are those before it.
         suppressed: text tokens that are never written.
-
-    Inputs: `tokens` and `positions` (rows, new) int32, `parents` (rows,) int32: the row of the last
-    call that each row goes on from, `mask` (rows, 1, new, tokens) float32, added to the scores of
-    self-attention, and each layer's `N.keys` and `N.values` as the encoder gives them.
-
-    Outputs, for the last of the new tokens: `ids` (rows, candidates) int32 and `logits` of the most
-    probable text tokens, `mass` (rows,): the logarithm of the sum of exp(logit) over all text
-    tokens, and `specials` (rows, vocabulary - end): the logits from the end token on.
     """
-    tokens = ops.parameter([-1, -1], ov.Type.i32, name="tokens")
-    positions = ops.parameter([-1, -1], ov.Type.i32, name="positions")
-    parents = ops.parameter([-1], ov.Type.i32, name="parents")
-    mask = ops.parameter([-1, 1, -1, -1], ov.Type.f32, name="mask")
-    layers = parts.shape.decoder_layers
-    body = _Body(parts, tokens, positions, stored, layers)
-    sinks: list[Node] = []
-    for layer in range(layers):
-        past = _Past(parts, layer, body.rows, parents)
-        body.attend_to_text(layer, partial(past.attended, mask))
-        sinks += past.sinks
-        body.attend_to_audio(layer, _heard_by_few)
-        body.feed_forward(layer)
-    last = ops.slice(body.x, indices(-1), indices(2**31 - 1), indices(1), indices(1))
-    outputs = _head(parts, ops.squeeze(last, indices(1)), end, suppressed)
-    return ov.Model(outputs, sinks, [tokens, positions, parents, mask, *body.audio], "writer")
-
-
-def aligner(parts: Parts, stored: ov.Type, heads: Sequence[tuple[int, int]]) -> ov.Model:
-    """The graph that says to which positions of the audio each token of a text attends.
-
-    Args:
-        heads: (layer, head) of the cross-attentions that follow the audio.
-
-    Inputs: `tokens` (windows, length) int32; `weights` (windows, 1, length, 1) float32: 1 for
-    tokens, 0 for padding after them; `heard` (windows, 1, 1, positions) float32: 0 for positions
-    with sound, a large negative number elsewhere; the keys and values of the layers up to the last
-    that has such a head.
-
-    Output: (windows, length, positions) float32, the mean of the heads' attention, each position
-    normalised over the tokens.
-    """
-    tokens = ops.parameter([-1, -1], ov.Type.i32, name="tokens")
-    weights = ops.parameter([-1, 1, -1, 1], ov.Type.f32, name="weights")
-    heard = ops.parameter([-1, 1, 1, -1], ov.Type.f32, name="heard")
-    length = ops.gather(ops.shape_of(tokens), index(1), index(0))
-    positions = ops.range(index(0), length, index(1), ov.Type.i64)
-    last = max(layer for layer, _ in heads)
-    body = _Body(parts, tokens, positions, stored, last + 1)
-    attentions: list[Node] = []
-    for layer in range(last + 1):
-        body.attend_to_text(
-            layer, lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, causal=True)
-        )
-        mine = [head for where, head in heads if where == layer]
-        body.attend_to_audio(layer, partial(_noted, mine, heard, attentions))
-        if layer < last:
-            body.feed_forward(layer)
-    stacked = ops.concat(attentions, 1)  # (windows, heads, length, positions)
-    mean = ops.reduce_mean(_normalised(stacked, weights), indices(1), False)
-    return ov.Model([ops.result(mean)], [tokens, weights, heard, *body.audio], "aligner")
-
-
-def _heard_by_few(query: Node, keys: Node, values: Node) -> Node:
-    """Attention of the few queries of each window, an `Attend`.
-
-    Each query is a product of a matrix with one vector, for which OpenVINO reads the keys and
-    values where they lie; with more columns it is twice as slow, and on the right-hand side it
-    would pack them anew for each step. All but the first query of a window find what they read in
-    the CPU's cache.
-    """
-    keys, values = (ops.unsqueeze(each, indices(2)) for each in (keys, values))
-    scores = ops.matmul(keys, ops.unsqueeze(query, indices(4)), False, False)
-    shares = ops.softmax(ops.squeeze(scores, indices(4)), -1)
-    heard = ops.matmul(values, ops.unsqueeze(shares, indices(4)), False, False)
-    return ops.squeeze(heard, indices(4))
-
-
-def _noted(
-    chosen: Sequence[int],
-    heard: Node,
-    attentions: list[Node],
-    query: Node,
-    keys: Node,
-    values: Node,
-) -> Node:
-    """Attention of many tokens to their window, that of the chosen heads noted."""
-    scores = ops.matmul(query, keys, False, True)  # (windows, heads, tokens, positions)
-    if chosen:
-        own = ops.gather(scores, indices(*chosen), index(1))
-        attentions.append(ops.softmax(ops.add(own, heard), -1))
-    return ops.matmul(ops.softmax(scores, -1), values, False, True)
-
-
-def _normalised(attention: Node, weights: Node) -> Node:
-    """Each position's attention less its mean over the tokens, in units of its deviation."""
-    count = ops.reduce_sum(weights, indices(2), True)
-    mean = ops.divide(ops.reduce_sum(ops.multiply(attention, weights), indices(2), True), count)
-    apart = ops.subtract(attention, mean)
-    squares = ops.multiply(ops.multiply(apart, apart), weights)
-    variance = ops.divide(ops.reduce_sum(squares, indices(2), True), count)
-    return ops.divide(apart, ops.sqrt(ops.add(variance, scalar(1e-12))))
-
-
-class _Body:
-    """The decoder's layers, applied one after the other to `x`, (rows, new, width)."""
 
     def __init__(
-        self,
-        parts: Parts,
-        tokens: Node,
-        positions: Node,
-        stored: ov.Type,
-        layers: int,
+        self, weights: WhisperWeights, *, int8: bool, end: int, suppressed: Sequence[int]
     ) -> None:
-        self._parts = parts
-        self.audio: list[Node] = []  # inputs: keys and values of each layer
-        for layer in range(layers):
-            sizes = [-1, parts.shape.heads, -1, HEAD_WIDTH]
-            self.audio.append(ops.parameter(sizes, stored, name=f"{layer}.keys"))
-            sizes[2:] = reversed(sizes[2:])
-            self.audio.append(ops.parameter(sizes, stored, name=f"{layer}.values"))
-        windows = ops.gather(ops.shape_of(self.audio[0]), indices(0), index(0))
-        # Sizes are worked out once, not in each layer: small nodes take time too.
-        self._by_window = ops.concat([windows, indices(-1, parts.shape.heads, HEAD_WIDTH)], 0)
-        self._by_row = ops.concat([ops.shape_of(tokens), indices(parts.shape.width)], 0)
-        self.rows = ops.gather(ops.shape_of(tokens), indices(0), index(0))
-        places = constant(parts.tensor("model.decoder.embed_positions.weight"))
-        self.x = ops.add(
-            ops.gather(parts.table(_TABLE), tokens, index(0)),
-            ops.gather(places, positions, index(0)),
+        self.int8 = int8
+        self.shape = shape = weights.shape
+        self.end = end
+        self._tensors = weights.tensors
+        self._kept: list[NDArray[Any]] = []  # what the structures point to
+        self.table = np.ascontiguousarray(weights.tensors[_TABLE])
+        self.places = self._floats("model.decoder.embed_positions.weight")
+        self._team = Team(1)
+        layers = (_Layer * shape.decoder_layers)(*map(self._layer, range(shape.decoder_layers)))
+        never = np.zeros(shape.vocabulary, np.float32)
+        never[[token for token in suppressed if token < end]] = -np.inf
+        self.structure = _Model(
+            layers=shape.decoder_layers,
+            width=shape.width,
+            heads=shape.heads,
+            inner=len(weights.tensors["model.decoder.layers.0.fc1.bias"]),
+            vocabulary=shape.vocabulary,
+            text_tokens=end,
+            int8=int8,
+            layer=layers,
+            last_norm=self._norm("model.decoder.layer_norm"),
+            head=self._linear(self.table, never),
         )
 
-    def attend_to_text(self, layer: int, attend: Attend) -> None:
-        """Self-attention; `attend` gets queries, keys and values, (rows, heads, new, 64)."""
-        parts, name = self._parts, f"model.decoder.layers.{layer}.self_attn"
-        y = parts.norm(self.x, f"{name}_layer_norm")
-        query, key, value = (
-            parts.heads(parts.few_linear(y, f"{name}.{kind}_proj")) for kind in "qkv"
+    @property
+    def node_floats(self) -> int:
+        """Of a node: each layer's keys and values, and a line, so that nodes differ in their lowest
+        address bits: else few of them find room in the CPU's cache."""
+        return 2 * self.shape.decoder_layers * self.shape.width + _LINE // 4
+
+    @property
+    def window_bytes(self) -> int:
+        """Of a packed window."""
+        return int(library().decoder_window_bytes(ctypes.byref(self.structure), AUDIO_POSITIONS))
+
+    def _floats(self, name: str) -> Floats:
+        return np.ascontiguousarray(self._tensors[name], dtype=np.float32)
+
+    def _kept_at(self, array: NDArray[Any]) -> int:
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def _layer(self, number: int) -> _Layer:
+        name = f"model.decoder.layers.{number}"
+        own = [f"{name}.self_attn.{kind}_proj" for kind in "qkv"]
+        qkv = np.concatenate([self._floats(f"{one}.weight") for one in own])
+        query, value = self._floats(f"{own[0]}.bias"), self._floats(f"{own[2]}.bias")
+        return _Layer(
+            self._norm(f"{name}.self_attn_layer_norm"),
+            self._norm(f"{name}.encoder_attn_layer_norm"),
+            self._norm(f"{name}.final_layer_norm"),
+            self._linear(qkv, np.concatenate([query, np.zeros_like(query), value])),
+            *(
+                self._linear(
+                    self._floats(f"{name}.{one}.weight"), self._floats(f"{name}.{one}.bias")
+                )
+                for one in (
+                    "self_attn.out_proj",
+                    "encoder_attn.q_proj",
+                    "encoder_attn.out_proj",
+                    "fc1",
+                    "fc2",
+                )
+            ),
         )
-        seen = parts.joined_heads(attend(query, key, value))
-        self.x = ops.add(self.x, parts.few_linear(seen, f"{name}.out_proj"))
 
-    def attend_to_audio(self, layer: int, attend: Attend) -> None:
-        """Cross-attention; `attend` gets queries, (windows, heads, lanes * new, 64)."""
-        parts, name = self._parts, f"model.decoder.layers.{layer}.encoder_attn"
-        query = parts.few_linear(parts.norm(self.x, f"{name}_layer_norm"), f"{name}.q_proj")
-        query = ops.multiply(query, scalar(HEAD_WIDTH**-0.5))
-        query = ops.transpose(ops.reshape(query, self._by_window, False), indices(0, 2, 1, 3))
-        audio = self.audio[2 * layer : 2 * layer + 2]
-        heard = attend(query, *(ops.convert(each, ov.Type.f32) for each in audio))
-        heard = ops.reshape(ops.transpose(heard, indices(0, 2, 1, 3)), self._by_row, False)
-        self.x = ops.add(self.x, parts.few_linear(heard, f"{name}.out_proj"))
+    def _norm(self, name: str) -> _Norm:
+        weight, bias = self._floats(f"{name}.weight"), self._floats(f"{name}.bias")
+        return _Norm(self._kept_at(weight), self._kept_at(bias))
 
-    def feed_forward(self, layer: int) -> None:
-        """The two layers after both attentions."""
-        parts, name = self._parts, f"model.decoder.layers.{layer}"
-        y = parts.few_linear(parts.norm(self.x, f"{name}.final_layer_norm"), f"{name}.fc1")
-        self.x = ops.add(self.x, parts.few_linear(ops.gelu(y, "ERF"), f"{name}.fc2"))
-
-
-class _Past:
-    """One layer's keys and values so far, in the pattern that OpenVINO turns into a cache."""
-
-    def __init__(self, parts: Parts, layer: int, rows: Node, parents: Node) -> None:
-        self._heads, self._layer, self._rows, self._parents = (
-            parts.shape.heads,
-            layer,
-            rows,
-            parents,
+    def _linear(self, weight: NDArray[Any], bias: Floats) -> _Linear:
+        weight = np.ascontiguousarray(weight, dtype=np.float32)
+        outputs, inputs = weight.shape
+        packed = aligned(library().decoder_matrix_bytes(outputs, inputs, self.int8))
+        library().decoder_pack(
+            self._team.handle, _at(weight), outputs, inputs, self.int8, self._kept_at(packed)
         )
-        self.sinks: list[Node] = []
-
-    def attended(self, mask: Node, query: Node, key: Node, value: Node) -> Node:
-        keys, values = self._with("keys", key), self._with("values", value)
-        return ops.scaled_dot_product_attention(query, keys, values, mask)
-
-    def _with(self, kind: str, new: Node) -> Node:
-        info = VariableInfo()
-        info.data_shape = ov.PartialShape([-1, self._heads, -1, HEAD_WIDTH])
-        info.data_type = ov.Type.f32
-        info.variable_id = f"{self._layer}.{kind}"
-        variable = Variable(info)
-        empty = ops.concat([self._rows, indices(self._heads, 0, HEAD_WIDTH)], 0)
-        past = ops.read_value(ops.broadcast(scalar(0.0), empty), variable)
-        past = ops.gather(past, self._parents, index(0))
-        now = ops.concat([past, new], 2)
-        self.sinks.append(ops.assign(now, variable))
-        return now
+        padded = np.pad(bias, (0, -outputs % _BLOCK))
+        return _Linear(packed.ctypes.data, self._kept_at(padded))
 
 
-def _head(parts: Parts, x: Node, end: int, suppressed: Sequence[int]) -> list[Node]:
-    """The outputs of `writer` from the last layer, (rows, width)."""
-    x = parts.norm(x, "model.decoder.layer_norm")
-    weight = parts.tensor(f"{_TABLE}.weight")
-    bias = np.zeros(end, dtype=np.float32)
-    bias[[token for token in suppressed if token < end]] = NEVER
-    text = ops.add(parts.few_product(x, weight[:end]), constant(bias))
-    specials = parts.few_product(x, weight[end:])
-    top = ops.topk(text, index(CANDIDATES), -1, "max", "value", "i32")
-    ids, rough = top.output(1), top.output(0)
-    highest = ops.slice(rough, indices(0), indices(1), indices(1), indices(1))
-    logits = _scored_again(parts, x, ids)
-    summed, replaced, better = (_exp_sum(each, highest) for each in (text, rough, logits))
-    # Else a token's better logit over the rough sum could be a probability above 1.
-    rest = ops.maximum(ops.subtract(summed, replaced), scalar(0.0))
-    mass = ops.add(ops.log(ops.add(rest, better)), ops.squeeze(highest, indices(1)))
-    outputs = {"ids": ids, "logits": logits, "mass": mass, "specials": specials}
-    return [result(name, node) for name, node in outputs.items()]
+class Team:
+    """Threads that share the work of a call."""
+
+    def __init__(self, threads: int) -> None:
+        self.handle = library().decoder_team(threads)
+        if not self.handle:
+            raise EngineFailed(f"The system gives no {threads} threads", do="Use fewer `--threads`")
+        weakref.finalize(self, library().decoder_team_end, self.handle)
 
 
-def _exp_sum(logits: Node, highest: Node) -> Node:
-    """The sum of each row's exp(logit - highest), (rows,)."""
-    return ops.reduce_sum(ops.exp(ops.subtract(logits, highest)), indices(1), False)
+class Decoder:
+    """Runs steps. One thread at a time may use it.
+
+    Args:
+        packed: may be shared with others.
+        threads: cores to use.
+    """
+
+    def __init__(self, packed: PackedDecoder, threads: int) -> None:
+        self._packed, self._team = packed, Team(threads)
+
+    def hear(self, audio: Sequence[Floats]) -> Heard:
+        """Pack a window: each layer's keys (heads, positions, 64) and values (heads, 64, positions)."""
+        positions = audio[0].shape[-2]
+        model = ctypes.byref(self._packed.structure)
+        block = aligned(library().decoder_window_bytes(model, positions))
+        arrays = [np.ascontiguousarray(one, dtype=np.float32) for one in audio]
+        pointers = (c_void_p * len(arrays))(*map(_at, arrays))
+        library().decoder_hear(self._team.handle, model, pointers, positions, _at(block))
+        return Heard(block, positions)
+
+    def past(self) -> Past:
+        """Of a window that begins."""
+        return Past(self._packed.node_floats)
+
+    def step(self, windows: Sequence[Rows]) -> Next:
+        """What follows the asked rows of all windows, one after the other."""
+        packed = self._packed
+        first = np.cumsum([0, *(len(one.tokens) for one in windows)])
+        asked = [
+            start + row for start, one in zip(first, windows, strict=False) for row in one.asked
+        ]
+        x = self._run(windows, np.array(asked, np.int32), None, found := _Found(len(asked), packed))
+        if packed.int8:  # score the best again in full precision
+            rows = packed.table[found.ids].astype(np.float32)
+            logits = np.matmul(rows, x[: len(asked), :, None])[..., 0]
+        else:
+            logits = found.logits
+        highest = found.logits[:, :1]
+        sums = found.mass + np.exp(logits - highest).sum(axis=1)
+        return Next(found.ids, logits, np.log(sums) + highest[:, 0], found.specials)
+
+    def attention(
+        self, heard: Heard, tokens: Sequence[int], positions: int, heads: Sequence[tuple[int, int]]
+    ) -> Floats:
+        """To which of the first positions each token attends, (heads, tokens, positions).
+
+        Args:
+            heads: (layer, head) of cross-attentions.
+        """
+        packed = self._packed
+        numbers = np.full((packed.shape.decoder_layers, packed.shape.heads), -1, np.int32)
+        for number, where in enumerate(heads):
+            numbers[where] = number
+        out = np.zeros((len(heads), len(tokens), positions), np.float32)
+        past = self.past()
+        past.grow([0], len(tokens))
+        notes = _Notes(_at(numbers), positions, _at(out))
+        rows = Rows(heard, past, tokens, ())
+        self._run([rows], np.empty(0, np.int32), notes, _Found(0, packed))
+        return out
+
+    def _run(
+        self,
+        windows: Sequence[Rows],
+        asked: NDArray[np.int32],
+        notes: _Notes | None,
+        found: _Found,
+    ) -> Floats:
+        """The last layer's output, normalised, of the asked rows first: (rows, width)."""
+        packed = self._packed
+        rows: list[tuple[int, int]] = []
+        places: list[int] = []
+        structures = []
+        for one in windows:
+            past, begun = one.past, one.past.length - one.new
+            structures.append(
+                _Window(
+                    _at(one.heard.block),
+                    _at(past.nodes),
+                    one.heard.positions,
+                    len(rows),
+                    len(one.tokens),
+                )
+            )
+            lane_bytes, first = past.paths.strides[0], _at(past.paths)
+            for lane in range(len(past.paths)):
+                for place in range(begun, past.length):
+                    rows.append((first + lane * lane_bytes, place + 1))
+                    places.append(place)
+        tokens = [token for one in windows for token in one.tokens]
+        x = packed.table[tokens].astype(np.float32) + packed.places[places]
+        call = _Call(
+            rows=len(rows),
+            windows=len(windows),
+            asked=len(asked),
+            past_stride=packed.node_floats,
+            x=_at(x),
+            row=(_Row * len(rows))(*(_Row(*one) for one in rows)),
+            window=(_Window * len(windows))(*structures),
+            asked_row=_at(asked),
+            notes=pointer(notes) if notes else None,
+            **{name: _at(getattr(found, name)) for name in ("ids", "logits", "mass", "specials")},
+        )
+        model = ctypes.byref(packed.structure)
+        if not library().decoder_step(self._team.handle, model, ctypes.byref(call)):
+            raise EngineFailed("No memory is left", do="Use a smaller model, or free memory")
+        return x
 
 
-def _scored_again(parts: Parts, x: Node, ids: Node) -> Node:
-    """The logits of some tokens in float32: bfloat16 has steps of 0.1 where they are largest."""
-    rows = ops.gather(parts.table(_TABLE), ids, index(0))  # (rows, candidates, width)
-    products = ops.multiply(rows, ops.unsqueeze(ops.convert(x, ov.Type.f32), indices(1)))
-    return ops.reduce_sum(products, indices(2), False)
+class _Found:
+    """What a call tells of the asked rows."""
+
+    def __init__(self, asked: int, packed: PackedDecoder) -> None:
+        self.ids = np.empty((asked, CANDIDATES), np.int32)
+        self.logits = np.empty((asked, CANDIDATES), np.float32)
+        self.mass = np.empty(asked, np.float32)
+        self.specials = np.empty((asked, packed.shape.vocabulary - packed.end), np.float32)
+
+
+def _at(array: NDArray[Any]) -> int:
+    return int(array.ctypes.data)
+
+
+def aligned(size: int) -> Bytes:
+    """Memory that begins at a line of the CPU's cache."""
+    block = np.empty(size + _LINE, np.uint8)
+    start = -int(block.ctypes.data) % _LINE
+    return block[start : start + size]

@@ -12,30 +12,20 @@ from openvino import opset15 as ops
 from stenopool.audio.features import WINDOW_FRAMES
 from stenopool.engines.openvino.graph import Node, Parts, constant, indices, result
 
-MERGED = 2  # neighbouring positions that become one
 
-
-def encoder(
-    parts: Parts, stored: ov.Type, merged_after: int | None, frames: int = WINDOW_FRAMES
-) -> ov.Model:
+def encoder(parts: Parts, frames: int = WINDOW_FRAMES) -> ov.Model:
     """The graph of a model's encoder.
 
     Args:
-        stored: type of the keys and values.
-        merged_after: the layer (0 is the first) after which each two neighbouring positions become
-            one, their mean; `None` for never.
-        frames: of a window; 3000, or a fraction of it: then what leaves is repeated until it has
-            the length of a whole window. To attend to the same several times is to attend to it
-            once, so the decoder need not know.
+        frames: of a window, two for each position that leaves it.
 
     Input: `features` (windows, mel bins, frames) float32. One window at a time is as fast as
     several; but were their number fixed, OpenVINO would fuse other parts and be slower by a fifth.
 
     Outputs: for each decoder layer `N.keys` (windows, heads, positions, 64) and `N.values`
-    (windows, heads, 64, positions) of the type `stored`; 1500 or 750 positions.
+    (windows, heads, 64, positions) float32.
     """
     sizes = [-1, parts.shape.mel_bins, frames]
-    times = WINDOW_FRAMES // frames
     features = ops.parameter(sizes, ov.Type.f32, name="features")
     x = _convolution(parts, features, "model.encoder.conv1", stride=1)
     x = _convolution(parts, x, "model.encoder.conv2", stride=2)
@@ -43,22 +33,13 @@ def encoder(
     x = ops.add(ops.transpose(x, indices(0, 2, 1)), places)
     for layer in range(parts.shape.encoder_layers):
         x = _layer(parts, x, f"model.encoder.layers.{layer}")
-        if layer == merged_after:
-            pairs = ops.reshape(x, indices(0, -1, MERGED, parts.shape.width), True)
-            x = ops.reduce_mean(pairs, indices(2), False)
     heard = parts.quantised(parts.norm(x, "model.encoder.layer_norm"))
     results = []
     for layer in range(parts.shape.decoder_layers):
         name = f"model.decoder.layers.{layer}.encoder_attn"
         keys = parts.heads(parts.linear(heard, f"{name}.k_proj"))
         values = parts.turned_heads(parts.linear(heard, f"{name}.v_proj"))
-        if times > 1:
-            keys = ops.tile(keys, indices(1, 1, times, 1))
-            values = ops.tile(values, indices(1, 1, 1, times))
-        results += [
-            result(f"{layer}.keys", ops.convert(keys, stored)),
-            result(f"{layer}.values", ops.convert(values, stored)),
-        ]
+        results += [result(f"{layer}.keys", keys), result(f"{layer}.values", values)]
     return ov.Model(results, [features], "encoder")
 
 

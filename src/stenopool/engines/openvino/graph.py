@@ -1,13 +1,8 @@
 """The parts that Whisper's graphs are made of, in OpenVINO's opset.
 
-Two habits make them fast on CPUs:
-
-- A linear layer in int8 quantises each row of its input by the row's own largest value, as
-  CTranslate2 does, so that no calibration data is needed. The graph divides by that value before a
-  quantisation with fixed limits, which OpenVINO turns into an int8 product (VNNI).
-- Where a few queries meet the keys and values of a whole window, these stand on the left of the
-  product. There OpenVINO reads them where they lie; on the right it packs them anew each time,
-  which takes twice as long as the product itself.
+A linear layer in int8 quantises each row of its input by the row's own largest value, as CTranslate2
+does, so that no calibration data is needed. The graph divides by that value before a quantisation
+with fixed limits, which OpenVINO turns into an int8 product (VNNI).
 """
 
 from __future__ import annotations
@@ -47,7 +42,6 @@ class Parts:
         self.shape = weights.shape
         self._tensors = weights.tensors
         self._int8 = int8
-        self._tables: dict[str, Node] = {}
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """Weights by their name in Transformers."""
@@ -58,23 +52,6 @@ class Parts:
         bias = self._tensors.get(f"{name}.bias")
         found = product(x, self._tensors[f"{name}.weight"])
         return found if bias is None else ops.add(found, constant(bias))
-
-    def few_linear(self, x: Node, name: str) -> Node:
-        """A linear layer for few rows, where reading the weights takes the time: those are int8."""
-        product = self.few_product(x, self._tensors[f"{name}.weight"])
-        bias = self._tensors.get(f"{name}.bias")
-        return product if bias is None else ops.add(product, constant(bias))
-
-    def few_product(self, x: Node, weight: Tensor) -> Node:
-        """The product of few rows with weights, (out, in)."""
-        return ops.matmul(x, compressed(weight) if self._int8 else constant(weight), False, True)
-
-    def table(self, name: str) -> Node:
-        """Rows to choose from by their numbers, kept as the file has them."""
-        if name not in self._tables:
-            stored = ops.constant(np.ascontiguousarray(self._tensors[f"{name}.weight"]))
-            self._tables[name] = ops.convert(stored, ov.Type.f32)
-        return self._tables[name]
 
     def quantised(self, x: Node) -> Node | Quantised:
         """What several linear layers take, prepared once."""

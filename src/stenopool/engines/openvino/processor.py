@@ -17,7 +17,7 @@ def precision() -> str:
 
     Older CPUs multiply int8 too, but their sums of two products saturate at 16 bits.
     """
-    if _flags() & _INT8_FLAGS:
+    if flags() & _INT8_FLAGS:
         return INT8
     return BFLOAT16 if has_bfloat16() else FLOAT32
 
@@ -25,7 +25,7 @@ def precision() -> str:
 def processor() -> str:
     """The CPU's name and features: what is compiled for one does not run on another."""
     name = ov.Core().get_property("CPU", "FULL_DEVICE_NAME")
-    return f"{name} {' '.join(sorted(_flags()))}"
+    return f"{name} {' '.join(sorted(flags()))}"
 
 
 @cache
@@ -34,18 +34,13 @@ def has_bfloat16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-@cache
-def least_rows() -> int:
-    """Rows from which on a row's products in bfloat16 do not depend on how many others there are.
-
-    With AMX, OpenVINO 2026.4 multiplies fewer rows by other instructions, which round otherwise: a
-    window that is decoded alone would have another text than in a batch.
-    """
-    return 5 if "amx_bf16" in _flags() else 1
+def is_fast_in_bfloat16() -> bool:
+    """Whether graphs are as fast in bfloat16 as in int8 (AMX)."""
+    return "amx_bf16" in flags()
 
 
 @cache
-def _flags() -> frozenset[str]:
+def flags() -> frozenset[str]:
     """The CPU's features as Linux names them; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
