@@ -27,15 +27,29 @@ enum {
     BLOCK = 32,      /* outputs that a task computes for some rows: two vectors */
     GROUP = 64,      /* numbers that share a scale; also the width of a head */
     ROWS = 6,        /* rows that a task computes at a time: as many as registers hold */
+    TOGETHER = 128,  /* outputs of a task, so that what is read next is next in memory */
     CANDIDATES = 16, /* most probable text tokens that are told of each row */
 };
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
+typedef uint8_t narrow __attribute__((vector_size(LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
 static inline vector load(const float *from) { return *(const vector *)from; }
 static inline void store(float *to, vector value) { *(vector *)to = value; }
 static inline vector all(float value) { return value - (vector){}; }
+
+/* To the nearest integer, for numbers below 2^22: the sum's lowest bits are those of an integer. */
+static inline integers rounded(vector v) {
+    return (integers)(v + all(12582912.0f)) - (integers)all(12582912.0f);
+}
+
+/* bfloat16: the upper halves of float32. */
+static inline vector from_halves(const uint16_t *from) {
+    return (vector)(__builtin_convertvector(*(const halves *)from, integers) << 16);
+}
 
 static inline long rounded_up(long value, long to) { return (value + to - 1) / to * to; }
 
@@ -44,16 +58,23 @@ static inline vector larger(vector a, vector b) {
     return (vector)(((integers)a & first) | ((integers)b & ~first));
 }
 
+#define HALVES(v, n) __builtin_shufflevector(v, v, (0 + n) % 16, (1 + n) % 16, (2 + n) % 16, \
+    (3 + n) % 16, (4 + n) % 16, (5 + n) % 16, (6 + n) % 16, (7 + n) % 16, (8 + n) % 16, \
+    (9 + n) % 16, (10 + n) % 16, (11 + n) % 16, (12 + n) % 16, (13 + n) % 16, (14 + n) % 16, \
+    (15 + n) % 16)
+
 static inline float sum_of(vector v) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
+    v += HALVES(v, 8);
+    v += HALVES(v, 4);
+    v += HALVES(v, 2);
+    return v[0] + v[1];
 }
 
 static inline float largest_of(vector v) {
-    float largest = v[0];
-    for (int i = 1; i < LANES; i++) largest = v[i] > largest ? v[i] : largest;
-    return largest;
+    v = larger(v, HALVES(v, 8));
+    v = larger(v, HALVES(v, 4));
+    v = larger(v, HALVES(v, 2));
+    return v[0] > v[1] ? v[0] : v[1];
 }
 
 /* exp(x) for x <= 88, to 2e-7: 2^n by the exponent's bits, the rest by Taylor's series. */
@@ -118,7 +139,7 @@ static bool work_on(team *t, int thread) {
     unsigned long seen = atomic_load(&t->ticket);
     while (seen & 0xffffffff) {
         if (!atomic_compare_exchange_weak(&t->ticket, &seen, seen - 1)) continue;
-        t->run(t->what, (int)((seen & 0xffffffff) - 1), thread);
+        t->run(t->what, t->tasks - (int)(seen & 0xffffffff), thread);
         atomic_fetch_add(&t->done, 1);
         return true;
     }
@@ -149,7 +170,7 @@ static void *worker(void *arg) {
 
 static void share(team *t, int tasks, void (*run)(void *, int, int), void *what) {
     if (tasks <= 0) return;
-    t->run = run, t->what = what;
+    t->run = run, t->what = what, t->tasks = tasks;
     atomic_store(&t->done, 0);
     unsigned long number = (atomic_load(&t->ticket) >> 32) + 1;
     atomic_store(&t->ticket, number << 32 | (unsigned long)tasks);
@@ -238,6 +259,7 @@ static inline __attribute__((always_inline)) void int8_tile(
     const int8_t *first = (const int8_t *)m->data + (long)output * m->inputs;
     const int8_t *second = first + (long)LANES * m->inputs;
     const int32_t *shift = m->shift ? m->shift + (long)output * groups : NULL;
+    const int8_t *ahead = row == 0 ? second + (long)LANES * m->inputs : NULL;
     __m512 sum[ROWS][2];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
@@ -254,6 +276,11 @@ static inline __attribute__((always_inline)) void int8_tile(
         for (int four = 0; four < GROUP; four += 4) {
             __m512i w0 = _mm512_loadu_si512(first + (group * GROUP + four) * LANES);
             __m512i w1 = _mm512_loadu_si512(second + (group * GROUP + four) * LANES);
+            if (ahead) {
+                const char *next = (const char *)ahead + (long)(group * GROUP + four) * 2 * LANES;
+                _mm_prefetch(next, _MM_HINT_T1);
+                _mm_prefetch(next + 64, _MM_HINT_T1);
+            }
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 int32_t quad;
@@ -322,7 +349,7 @@ static void multiply(const matrix *m, int output, activations a, int rows, const
 }
 
 /* One group as int8 + `zero` (128, or 0 for numbers that are never negative), and its scale. */
-static inline float quantise_group(const float *x, uint8_t *bytes, int zero) {
+static inline float quantise_group(const float *x, uint8_t *to, int zero) {
     vector largest = {};
     for (int i = 0; i < GROUP; i += LANES) {
         vector v = load(x + i);
@@ -330,8 +357,11 @@ static inline float quantise_group(const float *x, uint8_t *bytes, int zero) {
     }
     float size = largest_of(largest), most = zero ? 127.0f : 255.0f;
     float scale = size > 1e-30f ? size / most : 1.0f;
-    float inverse = 1.0f / scale;
-    for (int i = 0; i < GROUP; i++) bytes[i] = (uint8_t)(int)(x[i] * inverse + (float)zero + 0.5f);
+    for (int i = 0; i < GROUP; i += LANES) {
+        integers whole = rounded(load(x + i) * all(1.0f / scale)) + zero;
+        narrow bytes = __builtin_convertvector(whole, narrow);
+        memcpy(to + i, &bytes, LANES);
+    }
     return scale;
 }
 
@@ -354,33 +384,68 @@ static long laid(matrix *m, int outputs, int inputs, bool int8, char *at) {
     return rounded_up(numbers + 4L * m->outputs + 4 * numbers / GROUP, 64);
 }
 
-/* Packs BLOCK outputs. The matrix is read from (outputs, inputs) float32. */
-static void pack_block(const matrix *m, const float *from, int outputs, int inputs, int first) {
+/* What is packed: (outputs, inputs), float32 or the upper halves of float32 (bfloat16). */
+typedef struct {
+    const void *numbers;
+    bool half;
+    int outputs, inputs;
+} source;
+
+/* A group of a row, 0 where there is nothing. */
+static inline void group_of(const source *from, int output, int first, float *group) {
+    int many = output < from->outputs ? from->inputs - first : 0;
+    long at = (long)output * from->inputs + first;
+    const float *numbers = from->numbers;
+    if (many >= GROUP && from->half) {
+        for (int i = 0; i < GROUP; i += LANES)
+            store(group + i, from_halves((const uint16_t *)from->numbers + at + i));
+    } else if (many >= GROUP) {
+        memcpy(group, numbers + at, 4 * GROUP);
+    } else {
+        for (int i = 0; i < GROUP; i++) {
+            uint32_t bits = 0;
+            if (i < many && from->half) bits = (uint32_t)((const uint16_t *)from->numbers)[at + i] << 16;
+            else if (i < many) memcpy(&bits, numbers + at + i, 4);
+            memcpy(group + i, &bits, 4);
+        }
+    }
+}
+
+/* Packs BLOCK outputs. */
+static void pack_block(const matrix *m, const source *from, int first) {
+    float group[GROUP];
     for (int output = first; output < first + BLOCK; output++) {
-        const float *row = from + (long)output * inputs;
         long begin = (long)output / LANES * LANES * m->inputs;
         int lane = output % LANES;
-        if (!m->scale) {
-            float *data = (float *)m->data + begin;
-            for (int k = 0; k < m->inputs; k++)
-                data[(long)k * LANES + lane] = output < outputs && k < inputs ? row[k] : 0.0f;
-            continue;
-        }
-        float size = 0;
-        if (output < outputs)
-            for (int k = 0; k < inputs; k++) size = fabsf(row[k]) > size ? fabsf(row[k]) : size;
-        float scale = size > 1e-30f ? size / 127.0f : 1.0f, inverse = 1.0f / scale;
-        m->scale[output] = scale;
-        int8_t *data = (int8_t *)m->data + begin;
-        int32_t *shift = m->shift + (long)(output / LANES) * LANES * (m->inputs / GROUP);
-        for (int group = 0; group < m->inputs / GROUP; group++) {
-            int32_t sum = 0;
-            for (int k = group * GROUP; k < (group + 1) * GROUP; k++) {
-                int value = output < outputs && k < inputs ? (int)rintf(row[k] * inverse) : 0;
-                data[(long)(k / 4) * 4 * LANES + lane * 4 + k % 4] = (int8_t)value;
-                sum += value;
+        vector size = {};
+        for (int k = 0; k < m->inputs; k += GROUP) {
+            group_of(from, output, k, group);
+            for (int i = 0; i < GROUP; i += LANES) {
+                vector v = load(group + i);
+                size = larger(size, larger(v, -v));
             }
-            shift[group * LANES + lane] = -128 * sum;
+            if (m->scale) continue;
+            for (int i = 0; i < GROUP; i++)
+                ((float *)m->data)[begin + (long)(k + i) * LANES + lane] = group[i];
+        }
+        if (!m->scale) continue;
+        float most = largest_of(size), scale = most > 1e-30f ? most / 127.0f : 1.0f;
+        m->scale[output] = scale;
+        int32_t *shift = m->shift + begin / GROUP + lane;
+        for (int k = 0; k < m->inputs; k += GROUP) {
+            int32_t *quads = (int32_t *)((int8_t *)m->data + begin + (long)k * LANES) + lane;
+            integers sum = {};
+            group_of(from, output, k, group);
+            for (int i = 0; i < GROUP; i += LANES) {
+                integers whole = rounded(load(group + i) * all(1.0f / scale));
+                int32_t packed[LANES / 4];
+                narrow bytes = __builtin_convertvector(whole, narrow);
+                memcpy(packed, &bytes, sizeof packed);
+                for (int four = 0; four < LANES / 4; four++)
+                    quads[(i / 4 + four) * LANES] = packed[four];
+                sum += whole;
+            }
+            shift[k / GROUP * LANES] = -128 * (int32_t)sum_of(__builtin_convertvector(sum, vector));
         }
     }
 }
@@ -398,16 +463,16 @@ long decoder_matrix_bytes(int outputs, int inputs, bool int8) {
     return laid(&m, outputs, inputs, int8, NULL);
 }
 
-typedef struct { matrix m; const float *from; int outputs, inputs; } packing;
+typedef struct { matrix m; source from; } packing;
 
 static void pack_task(void *what, int task, int thread) {
     (void)thread;
     packing *p = what;
-    pack_block(&p->m, p->from, p->outputs, p->inputs, task * BLOCK);
+    pack_block(&p->m, &p->from, task * BLOCK);
 }
 
 void decoder_pack(team *t, const float *from, int outputs, int inputs, bool int8, void *to) {
-    packing p = {.from = from, .outputs = outputs, .inputs = inputs};
+    packing p = {.from = {from, false, outputs, inputs}};
     laid(&p.m, outputs, inputs, int8, to);
     share(t, p.m.outputs / BLOCK, pack_task, &p);
 }
@@ -450,7 +515,8 @@ long decoder_window_bytes(const model *m, int positions) {
 
 typedef struct {
     const model *m;
-    const float *const *from;
+    const void *const *from;
+    bool half;
     int positions;
     char *to;
 } hearing;
@@ -458,29 +524,33 @@ typedef struct {
 static void hear_task(void *what, int task, int thread) {
     (void)thread;
     hearing *h = what;
-    matrix m[2];
+    matrix keys, values;
     int layer = task / h->m->heads, head = task % h->m->heads;
-    heard(h->m, h->positions, layer, head, h->to, &m[0], &m[1]);
-    long at = (long)head * h->positions * GROUP;
-    for (int first = 0; first < m[0].outputs; first += BLOCK)
-        pack_block(&m[0], h->from[2 * layer] + at, h->positions, GROUP, first);
-    for (int first = 0; first < m[1].outputs; first += BLOCK)
-        pack_block(&m[1], h->from[2 * layer + 1] + at, GROUP, h->positions, first);
+    heard(h->m, h->positions, layer, head, h->to, &keys, &values);
+    long at = (long)head * h->positions * GROUP * (h->half ? 2 : 4);
+    const char *const *from = (const char *const *)h->from + 2 * layer;
+    source key = {from[0] + at, h->half, h->positions, GROUP};
+    source value = {from[1] + at, h->half, GROUP, h->positions};
+    for (int first = 0; first < keys.outputs; first += BLOCK) pack_block(&keys, &key, first);
+    for (int first = 0; first < values.outputs; first += BLOCK) pack_block(&values, &value, first);
 }
 
-/* Packs a window: `from` has each layer's keys (heads, positions, 64), values (heads, 64, positions). */
-void decoder_hear(team *t, const model *m, const float *const *from, int positions, void *to) {
-    hearing h = {m, from, positions, to};
+/* Packs a window: `from` has each layer's keys (heads, positions, 64) and values (heads, 64,
+ * positions), in float32 or bfloat16. */
+void decoder_hear(team *t, const model *m, const void *const *from, bool half, int positions,
+                  void *to) {
+    hearing h = {m, from, half, positions, to};
     share(t, m->layers * m->heads, hear_task, &h);
 }
 
 /* ---- a step --------------------------------------------------------------------------------- */
 
 /* A window and the rows that hear it, which stand together. `past` has the keys and values of its
- * tokens so far, its nodes: (nodes, past_stride) float32, of a node (layers, 2, width). */
+ * tokens so far, its nodes: (nodes, past_stride), of a node (layers, 2, width); in bfloat16 where
+ * the weights are int8, as it is read in every step. */
 typedef struct {
     const char *heard;
-    float *past;
+    char *past;
     int32_t positions, first_row, rows;
 } window;
 
@@ -488,7 +558,7 @@ typedef struct {
 typedef struct {
     const int32_t *path;
     int32_t length;
-} row;
+} token;
 
 /* Told of attention to the audio: (heads, rows, positions) of each chosen head of each layer,
  * over the first positions only. */
@@ -500,9 +570,9 @@ typedef struct {
 
 typedef struct {
     int32_t rows, windows, asked; /* of `asked` rows it is told what follows */
-    long past_stride;
+    long past_stride; /* bytes */
     float *x; /* (rows, width): embeddings; then the last layer's output, of asked rows first */
-    const row *row;
+    const token *row;
     const window *window;
     const int32_t *asked_row; /* ascending */
     const notes *notes; /* or NULL */
@@ -556,7 +626,9 @@ static void prepare_task(void *what, int task, int thread) {
 static void product_task(void *what, int task, int thread) {
     (void)thread;
     step *s = what;
-    multiply(&s->matrix, task * BLOCK, s->input, s->rows, &s->target);
+    int last = (task + 1) * TOGETHER < s->matrix.outputs ? (task + 1) * TOGETHER : s->matrix.outputs;
+    for (int output = task * TOGETHER; output < last; output += BLOCK)
+        multiply(&s->matrix, output, s->input, s->rows, &s->target);
 }
 
 /* Rows of `from` through a linear layer. */
@@ -567,7 +639,7 @@ static void apply(step *s, const float *from, long stride, const norm *n, linear
     share(s->t, s->rows, prepare_task, s);
     laid(&s->matrix, outputs, inputs, s->m->int8, (char *)l.weight);
     s->target = (target){l.bias, out, out_stride, how};
-    share(s->t, s->matrix.outputs / BLOCK, product_task, s);
+    share(s->t, (int)(rounded_up(s->matrix.outputs, TOGETHER) / TOGETHER), product_task, s);
 }
 
 /* exp(x - largest) in place; returns the sum. Numbers from `length` to its padding become 0. */
@@ -596,31 +668,56 @@ static float largest(const float *x, int length) {
     return found;
 }
 
+static inline vector remembered(const char *node, int at, bool half) {
+    return half ? from_halves((const uint16_t *)node + at) : load((const float *)node + at);
+}
+
+/* Keeps the keys and values of a row. */
+static void remember(const step *s, const window *w, int row) {
+    const token *r = &s->c->row[row];
+    int width = s->m->width;
+    const float *from = s->y + (long)row * 3 * width + width;
+    char *node = w->past + r->path[r->length - 1] * s->c->past_stride;
+    if (!s->m->int8) {
+        memcpy(node + 8L * s->layer * width, from, 8 * (size_t)width);
+        return;
+    }
+    uint16_t *to = (uint16_t *)node + 2L * s->layer * width;
+    for (int i = 0; i < 2 * width; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, 4);
+        to[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, even */
+    }
+}
+
 /* Self-attention of a row: y is (queries, keys, values) and then, in the queries' place, the result. */
 static void text_task(void *what, int task, int thread) {
     step *s = what;
     const call *c = s->c;
     const window *w = c->window;
     while (task >= w->first_row + w->rows) w++;
-    const row *r = &c->row[task];
+    const token *r = &c->row[task];
     int width = s->m->width;
     float *query = s->y + (long)task * 3 * width;
     float *scores = s->scratch + thread * s->scratch_floats;
-    const float *past = w->past + (long)s->layer * 2 * width;
-    for (int head = 0; head < s->m->heads; head++, query += GROUP, past += GROUP) {
+    bool half = s->m->int8;
+    long size = half ? 2 : 4;
+    const char *past = w->past + size * s->layer * 2 * width;
+    for (int head = 0; head < s->m->heads; head++, query += GROUP, past += size * GROUP) {
         vector q[GROUP / LANES], sum[GROUP / LANES];
         for (int i = 0; i < GROUP / LANES; i++) q[i] = load(query + i * LANES), sum[i] = (vector){};
         for (int t = 0; t < r->length; t++) {
-            const float *key = past + r->path[t] * c->past_stride;
+            const char *key = past + r->path[t] * c->past_stride;
             vector dot = {};
-            for (int i = 0; i < GROUP / LANES; i++) dot += q[i] * load(key + i * LANES);
+            for (int i = 0; i < GROUP / LANES; i++) dot += q[i] * remembered(key, i * LANES, half);
             scores[t] = sum_of(dot) * 0.125f;
         }
         float total = exponentials(scores, r->length, largest(scores, r->length));
         for (int t = 0; t < r->length; t++) {
-            const float *value = past + width + r->path[t] * c->past_stride;
+            const char *value = past + size * width + r->path[t] * c->past_stride;
             vector share = all(scores[t]);
-            for (int i = 0; i < GROUP / LANES; i++) sum[i] += share * load(value + i * LANES);
+            for (int i = 0; i < GROUP / LANES; i++)
+                sum[i] += share * remembered(value, i * LANES, half);
         }
         for (int i = 0; i < GROUP / LANES; i++) store(query + i * LANES, sum[i] * all(1.0f / total));
     }
@@ -732,12 +829,8 @@ bool decoder_step(team *t, const model *m, const call *c) {
     for (s.layer = 0; s.layer < m->layers; s.layer++) {
         const layer *l = &m->layer[s.layer];
         apply(&s, c->x, width, &l->text_norm, l->qkv, width, 3 * width, s.y, 3 * width, SET);
-        for (int i = 0; i < c->windows; i++)
-            for (int r = c->window[i].first_row; r < c->window[i].first_row + c->window[i].rows; r++) {
-                float *node = c->window[i].past + c->row[r].path[c->row[r].length - 1] * c->past_stride;
-                memcpy(node + (long)s.layer * 2 * width, s.y + (long)r * 3 * width + width,
-                       8 * (size_t)width);
-            }
+        for (const window *w = c->window; w < c->window + c->windows; w++)
+            for (int r = w->first_row; r < w->first_row + w->rows; r++) remember(&s, w, r);
         share(t, rows, text_task, &s);
         apply(&s, s.y, 3 * width, NULL, l->text_out, width, width, c->x, width, ADD);
         apply(&s, c->x, width, &l->audio_norm, l->audio_query, width, width, s.y, width, SET);

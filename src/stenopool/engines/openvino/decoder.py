@@ -102,8 +102,8 @@ class Heard:
 class Past:
     """What the hypotheses of a window, its lanes, have said so far."""
 
-    def __init__(self, node_floats: int) -> None:
-        self.nodes: Floats = np.empty((_FIRST_NODES, node_floats), np.float32)
+    def __init__(self, node_bytes: int) -> None:
+        self.nodes: Bytes = np.empty((_FIRST_NODES, node_bytes), np.uint8)
         self.paths = np.zeros((1, _FIRST_NODES), np.int32)  # a lane's: numbers of nodes
         self.length = 0  # of every path
         self._used = 0  # nodes
@@ -115,7 +115,7 @@ class Past:
         while room < needed:
             room *= 2
         if room > len(self.nodes):
-            nodes, self.nodes = self.nodes, np.empty((room, self.nodes.shape[1]), np.float32)
+            nodes, self.nodes = self.nodes, np.empty((room, self.nodes.shape[1]), np.uint8)
             self.nodes[: self._used] = nodes[: self._used]
             self.paths = np.pad(self.paths, ((0, 0), (0, room - self.paths.shape[1])))
         self.paths = self.paths[parents]
@@ -182,10 +182,11 @@ class PackedDecoder:
         )
 
     @property
-    def node_floats(self) -> int:
+    def node_bytes(self) -> int:
         """Of a node: each layer's keys and values, and a line, so that nodes differ in their lowest
         address bits: else few of them find room in the CPU's cache."""
-        return 2 * self.shape.decoder_layers * self.shape.width + _LINE // 4
+        numbers = 2 * self.shape.decoder_layers * self.shape.width
+        return numbers * (2 if self.int8 else 4) + _LINE
 
     @property
     def window_bytes(self) -> int:
@@ -259,19 +260,24 @@ class Decoder:
     def __init__(self, packed: PackedDecoder, threads: int) -> None:
         self._packed, self._team = packed, Team(threads)
 
-    def hear(self, audio: Sequence[Floats]) -> Heard:
-        """Pack a window: each layer's keys (heads, positions, 64) and values (heads, 64, positions)."""
+    def hear(self, audio: Sequence[NDArray[Any]]) -> Heard:
+        """Pack a window.
+
+        Args:
+            audio: each layer's keys (heads, positions, 64) and values (heads, 64, positions);
+                float32, or the bits of bfloat16 as uint16.
+        """
         positions = audio[0].shape[-2]
         model = ctypes.byref(self._packed.structure)
         block = aligned(library().decoder_window_bytes(model, positions))
-        arrays = [np.ascontiguousarray(one, dtype=np.float32) for one in audio]
-        pointers = (c_void_p * len(arrays))(*map(_at, arrays))
-        library().decoder_hear(self._team.handle, model, pointers, positions, _at(block))
+        half = audio[0].dtype == np.uint16
+        pointers = (c_void_p * len(audio))(*map(_at, audio))
+        library().decoder_hear(self._team.handle, model, pointers, half, positions, _at(block))
         return Heard(block, positions)
 
     def past(self) -> Past:
         """Of a window that begins."""
-        return Past(self._packed.node_floats)
+        return Past(self._packed.node_bytes)
 
     def step(self, windows: Sequence[Rows]) -> Next:
         """What follows the asked rows of all windows, one after the other."""
@@ -344,7 +350,7 @@ class Decoder:
             rows=len(rows),
             windows=len(windows),
             asked=len(asked),
-            past_stride=packed.node_floats,
+            past_stride=packed.node_bytes,
             x=_at(x),
             row=(_Row * len(rows))(*(_Row(*one) for one in rows)),
             window=(_Window * len(windows))(*structures),

@@ -6,24 +6,30 @@ of every cross-attention, laid out for `decoder.py`, so that they are computed o
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 from openvino import opset15 as ops
 
-from stenopool.audio.features import WINDOW_FRAMES
+from stenopool.audio.features import WINDOW_FRAMES, Features
 from stenopool.engines.openvino.graph import Node, Parts, constant, indices, result
+from stenopool.engines.openvino.inference import infer
 
 
-def encoder(parts: Parts, frames: int = WINDOW_FRAMES) -> ov.Model:
+def encoder(parts: Parts, stored: ov.Type, frames: int = WINDOW_FRAMES) -> ov.Model:
     """The graph of a model's encoder.
 
     Args:
+        stored: type of what leaves it, float32 or bfloat16.
         frames: of a window, two for each position that leaves it.
 
     Input: `features` (windows, mel bins, frames) float32. One window at a time is as fast as
     several; but were their number fixed, OpenVINO would fuse other parts and be slower by a fifth.
 
     Outputs: for each decoder layer `N.keys` (windows, heads, positions, 64) and `N.values`
-    (windows, heads, 64, positions) float32.
+    (windows, heads, 64, positions).
     """
     sizes = [-1, parts.shape.mel_bins, frames]
     features = ops.parameter(sizes, ov.Type.f32, name="features")
@@ -39,8 +45,36 @@ def encoder(parts: Parts, frames: int = WINDOW_FRAMES) -> ov.Model:
         name = f"model.decoder.layers.{layer}.encoder_attn"
         keys = parts.heads(parts.linear(heard, f"{name}.k_proj"))
         values = parts.turned_heads(parts.linear(heard, f"{name}.v_proj"))
-        results += [result(f"{layer}.keys", keys), result(f"{layer}.values", values)]
+        results += [
+            result(f"{layer}.keys", ops.convert(keys, stored)),
+            result(f"{layer}.values", ops.convert(values, stored)),
+        ]
     return ov.Model(results, [features], "encoder")
+
+
+class Encoder:
+    """Runs the graph. One thread at a time may use it."""
+
+    def __init__(self, model: ov.CompiledModel, frames: int) -> None:
+        self._request = model.create_infer_request()
+        # Kept: fresh memory for each window takes a tenth of the time.
+        self._audio: list[NDArray[Any]] = []
+        for output in model.outputs:
+            heads, rows, columns = (
+                frames // 2 if size.is_dynamic else size.get_length()
+                for size in list(output.partial_shape)[1:]
+            )
+            # NumPy has no bfloat16: its bits as numbers.
+            kind = np.float32 if output.element_type == ov.Type.f32 else np.uint16
+            audio = np.empty((1, heads, rows, columns), kind)
+            tensor = ov.Tensor(audio, ov.Shape(audio.shape), output.element_type)
+            self._request.set_tensor(output, tensor)
+            self._audio.append(audio)
+
+    def run(self, window: Features) -> list[NDArray[Any]]:
+        """The outputs for one window, (mel bins, frames); they are valid until the next run."""
+        infer(self._request, {"features": window[None]})
+        return [one[0] for one in self._audio]
 
 
 def _convolution(parts: Parts, x: Node, name: str, *, stride: int) -> Node:

@@ -18,10 +18,10 @@ from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hyp
 from stenopool.engines.openvino.batch import Batch, Decoding
 from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.decoder import Decoder, Heard, PackedDecoder
-from stenopool.engines.openvino.encoder import encoder
+from stenopool.engines.openvino.encoder import Encoder, encoder
 from stenopool.engines.openvino.graph import Parts
 from stenopool.engines.openvino.groups import Groups, groups_of
-from stenopool.engines.openvino.inference import failures, infer
+from stenopool.engines.openvino.inference import failures
 from stenopool.engines.openvino.library import library
 from stenopool.engines.openvino.memory import give_back_freed_memory
 from stenopool.engines.openvino.processor import (
@@ -73,6 +73,7 @@ class OpenVINOEngine:
         self.multilingual = bool(special.languages)
         self._heads = weights.generation.alignment_heads or weights.shape.upper_heads
         bfloat16 = precision != FLOAT32 and has_bfloat16()
+        self._stored = ov.Type.bf16 if bfloat16 else ov.Type.f32
         self._int8 = precision == INT8 and not is_fast_in_bfloat16()  # of the encoder
         options: dict[str, str | int] = {
             "NUM_STREAMS": groups,
@@ -89,7 +90,7 @@ class OpenVINOEngine:
                 made = pool.submit(
                     self._compiled.graph,
                     "encoder",
-                    lambda: encoder(Parts(weights, int8=self._int8)),
+                    lambda: encoder(Parts(weights, int8=self._int8), self._stored),
                 )
                 packed = PackedDecoder(
                     weights,
@@ -115,17 +116,15 @@ class OpenVINOEngine:
     def _encoded(self, group: _Group, window: Features) -> Heard:
         model = self._short_encoder() if window.shape[1] < WINDOW_FRAMES else None
         with group.turns:
-            request = group.short(model) if model else group.encoder
-            infer(request, {"features": window[None]})
-            with failures():
-                audio = [request.get_output_tensor(number).data[0] for number in range(group.audio)]
-            return group.decoder.hear(audio)
+            encoder = group.short(model) if model else group.encoder
+            return group.decoder.hear(encoder.run(window))
 
     def _short_encoder(self) -> ov.CompiledModel:
         """The encoder of short windows. Most processes never need it."""
 
         def build() -> ov.Model:
-            return encoder(Parts(read_weights(self._folder), int8=self._int8), SHORT_FRAMES)
+            parts = Parts(read_weights(self._folder), int8=self._int8)
+            return encoder(parts, self._stored, SHORT_FRAMES)
 
         with self._short_lock, failures():
             if self._short is None:
@@ -206,16 +205,15 @@ class _Group:
         self, model: ov.CompiledModel, decoder: Decoder, places: int, special: Special
     ) -> None:
         self.turns = Turns()
-        self.encoder = model.create_infer_request()
-        self.audio = len(model.outputs)
+        self.encoder = Encoder(model, WINDOW_FRAMES)
         self.decoder = decoder
-        self._short: ov.InferRequest | None = None
+        self._short: Encoder | None = None
         self._batch = Batch(decoder, places, special)
 
-    def short(self, model: ov.CompiledModel) -> ov.InferRequest:
+    def short(self, model: ov.CompiledModel) -> Encoder:
         """The encoder of short windows; `turns` is held."""
         if self._short is None:
-            self._short = model.create_infer_request()
+            self._short = Encoder(model, SHORT_FRAMES)
         return self._short
 
     def decode(self, decodings: Sequence[Decoding]) -> list[Hypothesis]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from stenopool.engines.openvino.processor import flags
 from stenopool.errors import EngineFailed
 
-# Each with the CPU's features that its compiler was allowed to use (pyproject.toml), the best first.
+# The best first, each with the CPU's features that pyproject.toml lets its compiler use.
 _AVX2 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
 VARIANTS = {"_decoder_avx512": _AVX512, "_decoder_avx2": _AVX2, "_decoder": frozenset[str]()}
@@ -22,7 +22,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "decoder_matrix_bytes": (c_long, (c_int, c_int, c_bool)),
     "decoder_pack": (None, (c_void_p, c_void_p, c_int, c_int, c_bool, c_void_p)),
     "decoder_window_bytes": (c_long, (c_void_p, c_int)),
-    "decoder_hear": (None, (c_void_p, c_void_p, c_void_p, c_int, c_void_p)),
+    "decoder_hear": (None, (c_void_p, c_void_p, c_void_p, c_bool, c_int, c_void_p)),
     "decoder_step": (c_bool, (c_void_p, c_void_p, c_void_p)),
 }
 
