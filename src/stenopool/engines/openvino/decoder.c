@@ -124,6 +124,8 @@ typedef struct {
     pthread_cond_t work;
     atomic_int asleep;
     atomic_bool end;
+    char *scratch; /* of a step; kept, as fresh pages take a tenth of its time */
+    size_t scratch_bytes;
     struct worker { void *team; int number; pthread_t id; } *workers;
 } team;
 
@@ -195,6 +197,7 @@ void decoder_team_end(team *t) {
     pthread_cond_destroy(&t->work);
     pthread_mutex_destroy(&t->lock);
     free(t->workers);
+    free(t->scratch);
     free(t);
 }
 
@@ -546,12 +549,12 @@ void decoder_hear(team *t, const model *m, const void *const *from, bool half, i
 /* ---- a step --------------------------------------------------------------------------------- */
 
 /* A window and the rows that hear it, which stand together. `past` has the keys and values of its
- * tokens so far, its nodes: (nodes, past_stride), of a node (layers, 2, width); in bfloat16 where
- * the weights are int8, as it is read in every step. */
+ * tokens so far, its nodes: (layers, 2, nodes, width); in bfloat16 where the weights are int8, as it
+ * is read in every step. */
 typedef struct {
     const char *heard;
     char *past;
-    int32_t positions, first_row, rows;
+    int32_t nodes, positions, first_row, rows; /* nodes: for which `past` has room */
 } window;
 
 /* A token of a hypothesis. It attends to the nodes of its path, of which the last is its own. */
@@ -570,7 +573,6 @@ typedef struct {
 
 typedef struct {
     int32_t rows, windows, asked; /* of `asked` rows it is told what follows */
-    long past_stride; /* bytes */
     float *x; /* (rows, width): embeddings; then the last layer's output, of asked rows first */
     const token *row;
     const window *window;
@@ -668,6 +670,13 @@ static float largest(const float *x, int length) {
     return found;
 }
 
+static inline long node_bytes(const model *m) { return (m->int8 ? 2L : 4L) * m->width; }
+
+/* The layer's keys (0) or values (1) of a window's nodes. */
+static inline char *plane(const step *s, const window *w, int kind) {
+    return w->past + (2L * s->layer + kind) * w->nodes * node_bytes(s->m);
+}
+
 static inline vector remembered(const char *node, int at, bool half) {
     return half ? from_halves((const uint16_t *)node + at) : load((const float *)node + at);
 }
@@ -677,16 +686,15 @@ static void remember(const step *s, const window *w, int row) {
     const token *r = &s->c->row[row];
     int width = s->m->width;
     const float *from = s->y + (long)row * 3 * width + width;
-    char *node = w->past + r->path[r->length - 1] * s->c->past_stride;
-    if (!s->m->int8) {
-        memcpy(node + 8L * s->layer * width, from, 8 * (size_t)width);
-        return;
-    }
-    uint16_t *to = (uint16_t *)node + 2L * s->layer * width;
-    for (int i = 0; i < 2 * width; i++) {
-        uint32_t bits;
-        memcpy(&bits, from + i, 4);
-        to[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, even */
+    for (int kind = 0; kind < 2; kind++, from += width) {
+        char *to = plane(s, w, kind) + r->path[r->length - 1] * node_bytes(s->m);
+        if (!s->m->int8) memcpy(to, from, 4 * (size_t)width);
+        for (int i = 0; s->m->int8 && i < width; i++) {
+            uint32_t bits;
+            memcpy(&bits, from + i, 4);
+            bits += 0x7fff + (bits >> 16 & 1); /* to the nearest, or to even */
+            ((uint16_t *)to)[i] = (uint16_t)(bits >> 16);
+        }
     }
 }
 
@@ -701,20 +709,20 @@ static void text_task(void *what, int task, int thread) {
     float *query = s->y + (long)task * 3 * width;
     float *scores = s->scratch + thread * s->scratch_floats;
     bool half = s->m->int8;
-    long size = half ? 2 : 4;
-    const char *past = w->past + size * s->layer * 2 * width;
-    for (int head = 0; head < s->m->heads; head++, query += GROUP, past += size * GROUP) {
+    long stride = node_bytes(s->m), head_bytes = stride / s->m->heads;
+    const char *keys = plane(s, w, 0), *values = plane(s, w, 1);
+    for (int head = 0; head < s->m->heads; head++, query += GROUP) {
         vector q[GROUP / LANES], sum[GROUP / LANES];
         for (int i = 0; i < GROUP / LANES; i++) q[i] = load(query + i * LANES), sum[i] = (vector){};
         for (int t = 0; t < r->length; t++) {
-            const char *key = past + r->path[t] * c->past_stride;
+            const char *key = keys + r->path[t] * stride + head * head_bytes;
             vector dot = {};
             for (int i = 0; i < GROUP / LANES; i++) dot += q[i] * remembered(key, i * LANES, half);
             scores[t] = sum_of(dot) * 0.125f;
         }
         float total = exponentials(scores, r->length, largest(scores, r->length));
         for (int t = 0; t < r->length; t++) {
-            const char *value = past + size * width + r->path[t] * c->past_stride;
+            const char *value = values + r->path[t] * stride + head * head_bytes;
             vector share = all(scores[t]);
             for (int i = 0; i < GROUP / LANES; i++)
                 sum[i] += share * remembered(value, i * LANES, half);
@@ -821,8 +829,13 @@ bool decoder_step(team *t, const model *m, const call *c) {
                     s.scratch_floats * t->threads, (long)rows * (wide / GROUP), (long)rows * wide / 4};
     long total = 0;
     for (int i = 0; i < 6; i++) total += sizes[i] = rounded_up(sizes[i], LANES);
-    float *memory = aligned_alloc(64, 4 * (size_t)total);
-    if (!memory) return false;
+    if (4 * (size_t)total > t->scratch_bytes) {
+        free(t->scratch);
+        t->scratch = aligned_alloc(64, 4 * (size_t)total);
+        t->scratch_bytes = t->scratch ? 4 * (size_t)total : 0;
+        if (!t->scratch) return false;
+    }
+    float *memory = (float *)t->scratch;
     s.y = memory, s.z = s.y + sizes[0], s.logits = s.z + sizes[1], s.scratch = s.logits + sizes[2];
     s.scales = s.scratch + sizes[3], s.bytes = (uint8_t *)(s.scales + sizes[4]);
 
@@ -848,6 +861,5 @@ bool decoder_step(team *t, const model *m, const call *c) {
         apply(&s, c->x, width, NULL, m->head, width, m->vocabulary, s.logits, outputs, SET);
         share(t, asked, choose_task, &s);
     }
-    free(memory);
     return true;
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_bool, c_int32, c_long, c_void_p, pointer
+from ctypes import POINTER, Structure, c_bool, c_int32, c_void_p, pointer
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ class _Model(Structure):
 class _Window(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("heard", "past")),
-        *((name, c_int32) for name in ("positions", "first_row", "rows")),
+        *((name, c_int32) for name in ("nodes", "positions", "first_row", "rows")),
     )
 
 
@@ -77,7 +77,6 @@ class _Notes(Structure):
 class _Call(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("rows", "windows", "asked")),
-        ("past_stride", c_long),
         ("x", c_void_p),
         ("row", POINTER(_Row)),
         ("window", POINTER(_Window)),
@@ -102,8 +101,8 @@ class Heard:
 class Past:
     """What the hypotheses of a window, its lanes, have said so far."""
 
-    def __init__(self, node_bytes: int) -> None:
-        self.nodes: Bytes = np.empty((_FIRST_NODES, node_bytes), np.uint8)
+    def __init__(self, planes: int, node_bytes: int) -> None:
+        self.nodes: Bytes = np.empty((planes, _FIRST_NODES, node_bytes), np.uint8)
         self.paths = np.zeros((1, _FIRST_NODES), np.int32)  # a lane's: numbers of nodes
         self.length = 0  # of every path
         self._used = 0  # nodes
@@ -111,12 +110,12 @@ class Past:
     def grow(self, parents: Sequence[int], count: int) -> None:
         """Each lane goes on from one of before, by so many new nodes."""
         lanes, needed = len(parents), self._used + len(parents) * count
-        room = len(self.nodes)
+        planes, room, node_bytes = self.nodes.shape
         while room < needed:
             room *= 2
-        if room > len(self.nodes):
-            nodes, self.nodes = self.nodes, np.empty((room, self.nodes.shape[1]), np.uint8)
-            self.nodes[: self._used] = nodes[: self._used]
+        if room > self.nodes.shape[1]:
+            nodes, self.nodes = self.nodes, np.empty((planes, room, node_bytes), np.uint8)
+            self.nodes[:, : self._used] = nodes[:, : self._used]
             self.paths = np.pad(self.paths, ((0, 0), (0, room - self.paths.shape[1])))
         self.paths = self.paths[parents]
         new = np.arange(self._used, needed, dtype=np.int32).reshape(lanes, count)
@@ -180,13 +179,6 @@ class PackedDecoder:
             last_norm=self._norm("model.decoder.layer_norm"),
             head=self._linear(self.table, never),
         )
-
-    @property
-    def node_bytes(self) -> int:
-        """Of a node: each layer's keys and values, and a line, so that nodes differ in their lowest
-        address bits: else few of them find room in the CPU's cache."""
-        numbers = 2 * self.shape.decoder_layers * self.shape.width
-        return numbers * (2 if self.int8 else 4) + _LINE
 
     @property
     def window_bytes(self) -> int:
@@ -277,7 +269,8 @@ class Decoder:
 
     def past(self) -> Past:
         """Of a window that begins."""
-        return Past(self._packed.node_bytes)
+        shape, size = self._packed.shape, 2 if self._packed.int8 else 4
+        return Past(2 * shape.decoder_layers, shape.width * size)
 
     def step(self, windows: Sequence[Rows]) -> Next:
         """What follows the asked rows of all windows, one after the other."""
@@ -334,6 +327,7 @@ class Decoder:
                 _Window(
                     _at(one.heard.block),
                     _at(past.nodes),
+                    past.nodes.shape[1],
                     one.heard.positions,
                     len(rows),
                     len(one.tokens),
@@ -350,7 +344,6 @@ class Decoder:
             rows=len(rows),
             windows=len(windows),
             asked=len(asked),
-            past_stride=packed.node_bytes,
             x=_at(x),
             row=(_Row * len(rows))(*(_Row(*one) for one in rows)),
             window=(_Window * len(windows))(*structures),
