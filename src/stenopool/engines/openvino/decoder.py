@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from stenopool.engines.openvino.library import library
 from stenopool.engines.rules import Next
-from stenopool.errors import EngineFailed
-from stenopool.models.weights import AUDIO_POSITIONS, WhisperWeights
+from stenopool.errors import EngineFailed, ModelDamaged
+from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights, inner_width
 
 CANDIDATES = 16  # of the text tokens of a row; as in decoder.c
 _BLOCK = 32  # a bias is padded to a multiple of so many outputs
@@ -117,7 +117,7 @@ class Past:
             nodes, self.nodes = self.nodes, np.empty((planes, room, node_bytes), np.uint8)
             self.nodes[:, : self._used] = nodes[:, : self._used]
             self.paths = np.pad(self.paths, ((0, 0), (0, room - self.paths.shape[1])))
-        self.paths = self.paths[parents]
+        self.paths = self.paths[list(parents)]
         new = np.arange(self._used, needed, dtype=np.int32).reshape(lanes, count)
         self.paths[:, self.length : self.length + count] = new
         self.length += count
@@ -151,6 +151,9 @@ class PackedDecoder:
         int8: quantise them, and what meets them; the CPU has VNNI.
         end: the end-of-text token; text tokens are those before it.
         suppressed: text tokens that are never written.
+
+    Raises:
+        ModelDamaged: its sizes are not those of a Whisper model.
     """
 
     def __init__(
@@ -158,6 +161,12 @@ class PackedDecoder:
     ) -> None:
         self.int8 = int8
         self.shape = shape = weights.shape
+        inner = inner_width(weights)
+        if inner % HEAD_WIDTH or not CANDIDATES <= end < shape.vocabulary:
+            raise ModelDamaged(
+                "its sizes are not those of a Whisper model",
+                do="Pull the model again with `steno models pull NAME --force`",
+            )
         self.end = end
         self._tensors = weights.tensors
         self._kept: list[NDArray[Any]] = []  # what the structures point to
@@ -171,7 +180,7 @@ class PackedDecoder:
             layers=shape.decoder_layers,
             width=shape.width,
             heads=shape.heads,
-            inner=len(weights.tensors["model.decoder.layers.0.fc1.bias"]),
+            inner=inner,
             vocabulary=shape.vocabulary,
             text_tokens=end,
             int8=int8,

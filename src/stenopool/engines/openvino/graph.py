@@ -1,6 +1,6 @@
 """The parts that Whisper's graphs are made of, in OpenVINO's opset.
 
-A linear layer in int8 quantises each row of its input by the row's own largest value, as CTranslate2
+A linear layer in int8 quantises each row of its input by the largest value in it, as CTranslate2
 does, so that no calibration data is needed. The graph divides by that value before a quantisation
 with fixed limits, which OpenVINO turns into an int8 product (VNNI).
 """

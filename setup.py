@@ -1,0 +1,26 @@
+"""What pyproject.toml cannot say yet: the compiled part.
+
+One source for three kinds of CPUs; `engines/openvino/library.py` chooses among them. They are
+optional, as a compiler for other CPUs refuses some: what is missing is an error when it is needed.
+"""
+
+from setuptools import Extension, setup
+
+FLAGS = {
+    "_decoder_avx512": ["-march=x86-64-v4", "-mavx512vnni"],
+    "_decoder_avx2": ["-march=x86-64-v3", "-Wno-psabi"],
+    "_decoder": ["-Wno-psabi"],
+}
+
+setup(
+    ext_modules=[
+        Extension(
+            f"stenopool.engines.openvino.{name}",
+            ["src/stenopool/engines/openvino/decoder.c"],
+            extra_compile_args=["-O3", "-std=c11", "-pthread", *flags],
+            extra_link_args=["-pthread"],
+            optional=True,
+        )
+        for name, flags in FLAGS.items()
+    ]
+)
