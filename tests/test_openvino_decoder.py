@@ -92,15 +92,13 @@ class Reference:
     """A window's text decoder without a cache: all tokens at once."""
 
     def __init__(self, weights: WhisperWeights, audio: Sequence[NDArray[Any]]) -> None:
-        self._weights = {name: np.float64(one) for name, one in weights.tensors.items()}
-        self._audio = [np.float64(one) for one in audio]
-        self.attention: list[
-            Numbers
-        ] = []  # to the audio, of each layer: (heads, tokens, positions)
+        self._weights = {name: one.astype(np.float64) for name, one in weights.tensors.items()}
+        self._audio = [one.astype(np.float64) for one in audio]
+        self.attention: list[Numbers] = []  # to the audio: (heads, tokens, positions) a layer
 
     def linear(self, x: Numbers, name: str) -> Numbers:
-        bias = self._weights.get(f"{name}.bias", np.float64(0))
-        return np.asarray(x @ self._weights[f"{name}.weight"].T + bias)
+        product = x @ self._weights[f"{name}.weight"].T
+        return np.asarray(product + self._weights.get(f"{name}.bias", 0.0))
 
     def norm(self, x: Numbers, name: str) -> Numbers:
         apart = x - x.mean(axis=-1, keepdims=True)
