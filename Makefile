@@ -29,7 +29,7 @@ check: .venv/dev
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/core: .venv/python pyproject.toml setup.py constraints.txt src/stenopool/engines/openvino/decoder.c
+.venv/core: .venv/python pyproject.toml setup.py constraints.txt $(wildcard src/stenopool/engines/*/kernels/*)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 

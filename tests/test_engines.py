@@ -112,7 +112,7 @@ def test_openvino_is_refused_on_cuda() -> None:
 def test_precision_is_what_the_cpu_multiplies_fastest(
     monkeypatch: pytest.MonkeyPatch, flags: str, bfloat16: bool, expected: str
 ) -> None:
-    monkeypatch.setattr(processor, "_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(processor, "flags", lambda: frozenset(flags.split()))
     monkeypatch.setattr(processor, "has_bfloat16", lambda: bfloat16)
     assert engines.choose("openvino").precision == expected
 

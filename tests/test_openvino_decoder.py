@@ -16,7 +16,7 @@ from stenopool.engines.openvino import decoder, library
 from stenopool.engines.openvino.decoder import CANDIDATES, Decoder, Heard, PackedDecoder, Past, Rows
 from stenopool.engines.openvino.processor import flags
 from stenopool.engines.rules import Next
-from stenopool.errors import EngineFailed, ModelDamaged
+from stenopool.errors import EngineMissing, ModelDamaged
 from stenopool.models.weights import Generation, WhisperShape, WhisperWeights, expected
 
 Numbers = NDArray[np.float64]
@@ -266,7 +266,7 @@ def test_tokens_that_do_not_fit_the_vocabulary_are_a_damaged_model(
 def test_missing_kernels_are_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     library.library.cache_clear()
     monkeypatch.setattr(library, "find_spec", lambda name: None)
-    with pytest.raises(EngineFailed, match="not compiled") as error:
+    with pytest.raises(EngineMissing, match="not compiled") as error:
         library.library()
     assert "C compiler" in error.value.do
     assert "--engine ctranslate2" in error.value.do

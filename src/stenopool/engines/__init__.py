@@ -87,8 +87,10 @@ def _openvino(device: str, cores: int, why: str) -> Choice:
         )
     if not _installed("openvino"):
         raise EngineMissing("OpenVINO is not installed", do="Run `pip install openvino`")
+    from stenopool.engines.openvino.library import library
     from stenopool.engines.openvino.processor import precision
 
+    library()  # an error now rather than with the first recording
     return Choice("openvino", "cpu", precision(), cores, why)
 
 

@@ -1,4 +1,4 @@
-"""Whisper's text decoder: tokens in, what follows them out. The work is done in `decoder.c`.
+"""Whisper's text decoder: tokens in, what follows them out. The work is done in `kernels/decoder.c`.
 
 A step takes rows of any number of windows; a row is a token of a hypothesis. Each row adds a node,
 its keys and values, to the past of its window, and attends to the nodes of its own path: hypotheses
@@ -22,7 +22,7 @@ from stenopool.engines.rules import Next
 from stenopool.errors import EngineFailed, ModelDamaged
 from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights, inner_width
 
-CANDIDATES = 16  # of the text tokens of a row; as in decoder.c
+CANDIDATES = 16  # of the text tokens of a row; as in kernels/decoder.c
 _BLOCK = 32  # a bias is padded to a multiple of so many outputs
 _LINE = 64  # bytes of the CPU's cache: what is read in a row begins at one
 _FIRST_NODES = 128
@@ -145,7 +145,7 @@ class Rows:
 
 
 class PackedDecoder:
-    """The weights of a decoder, as `decoder.c` reads them.
+    """The weights of a decoder, as `kernels/decoder.c` reads them.
 
     Args:
         int8: quantise them, and what meets them; the CPU has VNNI.

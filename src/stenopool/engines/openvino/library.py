@@ -1,4 +1,4 @@
-"""The compiled `decoder.c`: the variant for the best instructions that this CPU has."""
+"""The compiled `kernels/decoder.c`: the variant for the best instructions that this CPU has."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import cache
 from importlib.util import find_spec
 
 from stenopool.engines.openvino.processor import flags
-from stenopool.errors import EngineFailed
+from stenopool.errors import EngineMissing
 
 # The best first, each with the CPU's features that pyproject.toml lets its compiler use.
-_AVX2 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
+_AVX2 = frozenset({"abm", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
 VARIANTS = {"_decoder_avx512": _AVX512, "_decoder_avx2": _AVX2, "_decoder": frozenset[str]()}
 
@@ -29,16 +29,16 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 @cache
 def library() -> ctypes.CDLL:
-    """The functions of `decoder.c`. They run without Python's lock.
+    """The functions of `kernels/decoder.c`. They run without Python's lock.
 
     Raises:
-        EngineFailed: it was not compiled when Stenopool was installed.
+        EngineMissing: it was not compiled when Stenopool was installed.
     """
     for name, needed in VARIANTS.items():
         found = find_spec(f"{__package__}.{name}")
         if found and found.origin and needed <= flags():
             return opened(found.origin)
-    raise EngineFailed(
+    raise EngineMissing(
         "the decoder for this CPU was not compiled when Stenopool was installed",
         do="Install a C compiler (`apt install gcc`) and Stenopool again with `--no-binary "
         "stenopool`, or use `--engine ctranslate2`",

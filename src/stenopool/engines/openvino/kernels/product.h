@@ -1,0 +1,274 @@
+/* Products of rows with packed matrices, in int8 or float32, and the packing. */
+#pragma once
+#include "team.h"
+#include "vectors.h"
+#ifdef __AVX512VNNI__
+#include <immintrin.h>
+#endif
+
+enum {
+    BLOCK = 32,     /* outputs that are computed together for some rows: two vectors */
+    TOGETHER = 128, /* outputs of a task, so that what is read next is next in memory */
+    GROUP = 64,     /* numbers that share a scale; also the width of a head */
+    ROWS = 6,       /* rows that are computed together: as many as registers hold */
+};
+
+/* A matrix (outputs, inputs), packed: `data` is [outputs / 16][inputs / 4][16][4] int8 or
+ * [outputs / 16][inputs][16] float32. Outputs are padded to BLOCK, inputs to GROUP. */
+typedef struct {
+    int32_t outputs, inputs; /* padded */
+    void *data;
+    float *scale;   /* (outputs,) of int8, else NULL */
+    int32_t *shift; /* [outputs / 16][inputs / 64][16]: what the activations' +128 adds, negative */
+} matrix;
+
+/* Rows to multiply, padded to GROUP: int8 + 128 with a scale for each group, or float32. */
+typedef struct {
+    const uint8_t *bytes;
+    const float *scales;
+    const float *floats;
+    int inputs;
+} activations;
+
+enum { SET, SET_GELU, ADD };
+
+typedef struct {
+    const float *bias; /* or NULL */
+    float *out;
+    long stride; /* of out */
+    int how;
+} target;
+
+static inline __attribute__((always_inline)) void finish(
+    const target *to, int row, int output, vector sum) {
+    if (to->bias) sum += load(to->bias + output);
+    if (to->how == SET_GELU) sum = gelu(sum);
+    float *out = to->out + row * to->stride + output;
+    if (to->how == ADD) sum += load(out);
+    store(out, sum);
+}
+
+#ifdef __AVX512VNNI__
+static inline __attribute__((always_inline)) void int8_tile(
+    const int rows, const matrix *m, int output, activations a, int row, const target *to) {
+    const int groups = m->inputs / GROUP;
+    const int8_t *first = (const int8_t *)m->data + (long)output * m->inputs;
+    const int8_t *second = first + (long)LANES * m->inputs;
+    const int32_t *shift = m->shift ? m->shift + (long)output * groups : NULL;
+    const int8_t *ahead = row == 0 ? second + (long)LANES * m->inputs : NULL;
+    __m512 sum[ROWS][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+    for (int group = 0; group < groups; group++) {
+        __m512i low = _mm512_setzero_si512(), high = low, part[ROWS][2];
+        if (shift) {
+            low = _mm512_loadu_si512(shift + group * LANES);
+            high = _mm512_loadu_si512(shift + (groups + group) * LANES);
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) part[r][0] = low, part[r][1] = high;
+        const uint8_t *bytes = a.bytes + (long)row * a.inputs + group * GROUP;
+#pragma GCC unroll 16
+        for (int four = 0; four < GROUP; four += 4) {
+            __m512i w0 = _mm512_loadu_si512(first + (group * GROUP + four) * LANES);
+            __m512i w1 = _mm512_loadu_si512(second + (group * GROUP + four) * LANES);
+            if (ahead) {
+                const char *next = (const char *)ahead + (long)(group * GROUP + four) * 2 * LANES;
+                _mm_prefetch(next, _MM_HINT_T1);
+                _mm_prefetch(next + 64, _MM_HINT_T1);
+            }
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; r++) {
+                int32_t quad;
+                memcpy(&quad, bytes + (long)r * a.inputs + four, 4);
+                __m512i x = _mm512_set1_epi32(quad);
+                part[r][0] = _mm512_dpbusd_epi32(part[r][0], x, w0);
+                part[r][1] = _mm512_dpbusd_epi32(part[r][1], x, w1);
+            }
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            __m512 scale = _mm512_set1_ps(a.scales[(long)(row + r) * groups + group]);
+            sum[r][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r][0]), scale, sum[r][0]);
+            sum[r][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r][1]), scale, sum[r][1]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int half = 0; half < 2; half++) {
+            int at = output + half * LANES;
+            finish(to, row + r, at, (vector)sum[r][half] * load(m->scale + at));
+        }
+}
+#endif
+
+static inline __attribute__((always_inline)) void float_tile(
+    const int rows, const matrix *m, int output, activations a, int row, const target *to) {
+    const float *first = (const float *)m->data + (long)output * m->inputs;
+    const float *second = first + (long)LANES * m->inputs;
+    const float *x = a.floats + (long)row * a.inputs;
+    vector sum[ROWS][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = (vector){};
+    for (int k = 0; k < m->inputs; k++) {
+        vector w0 = load(first + k * LANES), w1 = load(second + k * LANES);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            vector value = all(x[(long)r * a.inputs + k]);
+            sum[r][0] += w0 * value;
+            sum[r][1] += w1 * value;
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int half = 0; half < 2; half++)
+            finish(to, row + r, output + half * LANES, sum[r][half]);
+}
+
+static inline __attribute__((always_inline)) void tile(
+    const int rows, const matrix *m, int output, activations a, int row, const target *to) {
+#ifdef __AVX512VNNI__
+    if (m->scale) { int8_tile(rows, m, output, a, row, to); return; }
+#endif
+    float_tile(rows, m, output, a, row, to);
+}
+
+/* BLOCK outputs of some rows: to->out[row][output] for rows from 0 on. */
+static void multiply(const matrix *m, int output, activations a, int rows, const target *to) {
+    int row = 0;
+    for (; row + ROWS <= rows; row += ROWS) tile(ROWS, m, output, a, row, to);
+    switch (rows - row) { /* so that the compiler knows the number */
+    case 1: tile(1, m, output, a, row, to); break;
+    case 2: tile(2, m, output, a, row, to); break;
+    case 3: tile(3, m, output, a, row, to); break;
+    case 4: tile(4, m, output, a, row, to); break;
+    case 5: tile(5, m, output, a, row, to); break;
+    }
+}
+
+/* One group as int8 + `zero` (128, or 0 for numbers that are never negative), and its scale. */
+static inline float quantise_group(const float *x, uint8_t *to, int zero) {
+    vector largest = {};
+    for (int i = 0; i < GROUP; i += LANES) {
+        vector v = load(x + i);
+        largest = larger(largest, larger(v, -v));
+    }
+    float size = largest_of(largest), most = zero ? 127.0f : 255.0f;
+    float scale = size > 1e-30f ? size / most : 1.0f;
+    for (int i = 0; i < GROUP; i += LANES) {
+        integers whole = rounded(load(x + i) * all(1.0f / scale)) + zero;
+        narrow bytes = __builtin_convertvector(whole, narrow);
+        memcpy(to + i, &bytes, LANES);
+    }
+    return scale;
+}
+
+static void quantise(const float *x, long inputs, uint8_t *bytes, float *scales, int zero) {
+    for (long i = 0; i < inputs; i += GROUP)
+        scales[i / GROUP] = quantise_group(x + i, bytes + i, zero);
+}
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+/* Where the parts of a packed matrix lie in one block of memory. Returns the bytes it takes. */
+static long laid(matrix *m, int outputs, int inputs, bool int8, char *at) {
+    m->outputs = (int32_t)rounded_up(outputs, BLOCK), m->inputs = (int32_t)rounded_up(inputs, GROUP);
+    long numbers = (long)m->outputs * m->inputs;
+    m->data = at;
+    m->scale = NULL, m->shift = NULL;
+    if (!int8) return numbers * 4;
+    m->scale = (float *)(at + numbers);
+    m->shift = (int32_t *)(at + numbers + 4L * m->outputs);
+    return rounded_up(numbers + 4L * m->outputs + 4 * numbers / GROUP, 64);
+}
+
+/* What is packed: (outputs, inputs), float32 or the upper halves of float32 (bfloat16). */
+typedef struct {
+    const void *numbers;
+    bool half;
+    int outputs, inputs;
+} source;
+
+/* A group of a row, 0 where there is nothing. */
+static inline void group_of(const source *from, int output, int first, float *group) {
+    int many = output < from->outputs ? from->inputs - first : 0;
+    long at = (long)output * from->inputs + first;
+    const float *numbers = from->numbers;
+    if (many >= GROUP && from->half) {
+        for (int i = 0; i < GROUP; i += LANES)
+            store(group + i, from_halves((const uint16_t *)from->numbers + at + i));
+    } else if (many >= GROUP) {
+        memcpy(group, numbers + at, 4 * GROUP);
+    } else {
+        for (int i = 0; i < GROUP; i++) {
+            uint32_t bits = 0;
+            if (i < many && from->half) bits = (uint32_t)((const uint16_t *)from->numbers)[at + i] << 16;
+            else if (i < many) memcpy(&bits, numbers + at + i, 4);
+            memcpy(group + i, &bits, 4);
+        }
+    }
+}
+
+/* Packs BLOCK outputs. */
+static void pack_block(const matrix *m, const source *from, int first) {
+    float group[GROUP];
+    for (int output = first; output < first + BLOCK; output++) {
+        long begin = (long)output / LANES * LANES * m->inputs;
+        int lane = output % LANES;
+        vector size = {};
+        for (int k = 0; k < m->inputs; k += GROUP) {
+            group_of(from, output, k, group);
+            for (int i = 0; i < GROUP; i += LANES) {
+                vector v = load(group + i);
+                size = larger(size, larger(v, -v));
+            }
+            if (m->scale) continue;
+            for (int i = 0; i < GROUP; i++)
+                ((float *)m->data)[begin + (long)(k + i) * LANES + lane] = group[i];
+        }
+        if (!m->scale) continue;
+        float most = largest_of(size), scale = most > 1e-30f ? most / 127.0f : 1.0f;
+        m->scale[output] = scale;
+        int32_t *shift = m->shift + begin / GROUP + lane;
+        for (int k = 0; k < m->inputs; k += GROUP) {
+            int32_t *quads = (int32_t *)((int8_t *)m->data + begin + (long)k * LANES) + lane;
+            integers sum = {};
+            group_of(from, output, k, group);
+            for (int i = 0; i < GROUP; i += LANES) {
+                integers whole = rounded(load(group + i) * all(1.0f / scale));
+                int32_t packed[LANES / 4];
+                narrow bytes = __builtin_convertvector(whole, narrow);
+                memcpy(packed, &bytes, sizeof packed);
+                for (int four = 0; four < LANES / 4; four++)
+                    quads[(i / 4 + four) * LANES] = packed[four];
+                sum += whole;
+            }
+            shift[k / GROUP * LANES] = -128 * (int32_t)sum_of(__builtin_convertvector(sum, vector));
+        }
+    }
+}
+
+bool decoder_has_int8(void) {
+#ifdef __AVX512VNNI__
+    return true;
+#else
+    return false;
+#endif
+}
+
+long decoder_matrix_bytes(int outputs, int inputs, bool int8) {
+    matrix m;
+    return laid(&m, outputs, inputs, int8, NULL);
+}
+
+typedef struct { matrix m; source from; } packing;
+
+static void pack_task(void *what, int task, int thread) {
+    (void)thread;
+    packing *p = what;
+    pack_block(&p->m, &p->from, task * BLOCK);
+}
+
+void decoder_pack(team *t, const float *from, int outputs, int inputs, bool int8, void *to) {
+    packing p = {.from = {from, false, outputs, inputs}};
+    laid(&p.m, outputs, inputs, int8, to);
+    share(t, p.m.outputs / BLOCK, pack_task, &p);
+}
