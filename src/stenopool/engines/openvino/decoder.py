@@ -1,4 +1,4 @@
-"""Whisper's text decoder: tokens in, what follows them out. The work is done in `kernels/decoder.c`.
+"""Whisper's text decoder: tokens in, what follows them out. `kernels/decoder.c` does the work.
 
 A step takes rows of any number of windows; a row is a token of a hypothesis. Each row adds a node,
 its keys and values, to the past of its window, and attends to the nodes of its own path: hypotheses

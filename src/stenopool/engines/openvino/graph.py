@@ -41,7 +41,7 @@ class Parts:
     def __init__(self, weights: WhisperWeights, *, int8: bool) -> None:
         self.shape = weights.shape
         self._tensors = weights.tensors
-        self._int8 = int8
+        self.int8 = int8
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """Weights by their name in Transformers."""
@@ -55,7 +55,7 @@ class Parts:
 
     def quantised(self, x: Node) -> Node | Quantised:
         """What several linear layers take, prepared once."""
-        return quantised(x) if self._int8 else x
+        return quantised(x) if self.int8 else x
 
     def norm(self, x: Node, name: str) -> Node:
         """Layer normalisation."""
