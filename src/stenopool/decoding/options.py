@@ -52,8 +52,8 @@ class Options:
         initial_prompt: text that every window is told came before it: style and spelling.
         hotwords: names and terms to listen for, told to every window; CTC models boost each word,
             which may say by how much (`word:8`).
-        beam_size: hypotheses searched side by side, 1 to 32; 1 is greedy; by default 3 with
-            OpenVINO, 5 with CTranslate2; for CTC models 1, or 24 with a scorer or hot words.
+        beam_size: hypotheses searched side by side, 1 to 32; 1 is greedy; by default 5; for CTC
+            models 1, or 24 with a scorer or hot words.
         temperatures: tried in turn while the result looks wrong; 0 is deterministic.
         condition_on_previous_text: tell each window the text before it (sequential only).
         batch_size: windows that a thread decodes together, 1 to 64 (packed and chunked only);

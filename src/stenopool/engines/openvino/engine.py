@@ -61,7 +61,7 @@ class OpenVINOEngine:
     device = "cpu"
     batch_size = 1  # windows of different calls meet in the batch that runs
     short_frames = SHORT_FRAMES
-    beam_size = 3  # more takes longer and is hardly better: see docs/concepts/cpu-speed.md
+    beam_size = 5
 
     def __init__(self, folder: Path, *, precision: str, threads: int) -> None:
         give_back_freed_memory()
