@@ -247,7 +247,8 @@ class Team:
         self.handle = library().decoder_team(threads)
         if not self.handle:
             raise EngineFailed(f"The system gives no {threads} threads", do="Use fewer `--threads`")
-        weakref.finalize(self, library().decoder_team_end, self.handle)
+        # Not when the process ends: a step may still run on a thread that nobody waits for.
+        weakref.finalize(self, library().decoder_team_end, self.handle).atexit = False
 
 
 class Decoder:
