@@ -151,13 +151,20 @@ class PackedDecoder:
         int8: quantise them, and what meets them; the CPU has VNNI.
         end: the end-of-text token; text tokens are those before it.
         suppressed: text tokens that are never written.
+        threads: cores that pack.
 
     Raises:
         ModelDamaged: its sizes are not those of a Whisper model.
     """
 
     def __init__(
-        self, weights: WhisperWeights, *, int8: bool, end: int, suppressed: Sequence[int]
+        self,
+        weights: WhisperWeights,
+        *,
+        int8: bool,
+        end: int,
+        suppressed: Sequence[int],
+        threads: int = 1,
     ) -> None:
         self.int8 = int8
         self.shape = shape = weights.shape
@@ -172,7 +179,7 @@ class PackedDecoder:
         self._kept: list[NDArray[Any]] = []  # what the structures point to
         self.table = np.ascontiguousarray(weights.tensors[_TABLE])
         self.places = self._floats("model.decoder.embed_positions.weight")
-        self._team = Team(1)
+        self._team = Team(threads)
         layers = (_Layer * shape.decoder_layers)(*map(self._layer, range(shape.decoder_layers)))
         never = np.zeros(shape.vocabulary, np.float32)
         never[[token for token in suppressed if token < end]] = -np.inf
@@ -188,6 +195,7 @@ class PackedDecoder:
             last_norm=self._norm("model.decoder.layer_norm"),
             head=self._linear(self.table, never),
         )
+        del self._team  # its threads end
 
     @property
     def window_bytes(self) -> int:

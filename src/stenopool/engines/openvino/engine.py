@@ -97,6 +97,7 @@ class OpenVINOEngine:
                     int8=precision == INT8 and library().decoder_has_int8(),
                     end=special.end,
                     suppressed=special.suppressed,
+                    threads=threads,
                 )
                 model = made.result()
         fitting = MOST_BATCH_BYTES // packed.window_bytes

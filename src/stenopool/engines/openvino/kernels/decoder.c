@@ -356,9 +356,8 @@ bool decoder_step(team *t, const model *m, const call *c) {
     long padded = rounded_up(positions, GROUP);
     long audio = ROWS * (padded + GROUP + padded / GROUP + padded / 4 + GROUP);
     step s = {.t = t, .m = m, .c = c, .rows = rows, .outputs = outputs};
-    s.scratch_floats = rounded_up(audio, LANES);
-    if (longest > s.scratch_floats) s.scratch_floats = rounded_up(longest, LANES);
-    if (inner > s.scratch_floats) s.scratch_floats = inner;
+    long most = audio > wide ? audio : wide;
+    s.scratch_floats = rounded_up(most > longest ? most : longest, LANES);
     long sizes[] = {(long)rows * wide, (long)rows * wide, (long)asked * outputs,
                     s.scratch_floats * t->threads, (long)rows * (wide / GROUP), (long)rows * wide / 4};
     long total = 0;
