@@ -71,6 +71,7 @@ class OpenVINOEngine:
         self.mel_bins = weights.shape.mel_bins
         self._special = special = special_tokens(folder, weights.generation)
         self.multilingual = bool(special.languages)
+        self._text_positions = weights.shape.text_positions
         self._heads = weights.generation.alignment_heads or weights.shape.upper_heads
         bfloat16 = precision != FLOAT32 and has_bfloat16()
         self._stored = ov.Type.bf16 if bfloat16 else ov.Type.f32
@@ -178,11 +179,12 @@ class OpenVINOEngine:
         with self._groups.one() as group:
             for heard, text, sound in zip(cast(list[Heard], encoded), texts, seconds, strict=True):
                 length = min(max(1, round(sound * POSITIONS_PER_SECOND)), heard.positions)
-                tokens = [*head, *text, self._special.end]
+                tokens = [*head, *text, self._special.end][: self._text_positions]
                 with group.turns:
                     attention = group.decoder.attention(heard, tokens, length, self._heads)
                 # The row of a token's predecessor is where that token is predicted.
-                path = starts(normalised(attention)[len(head) - 1 : -1])
+                path = starts(normalised(attention)[len(head) - 1 : len(head) + len(text)])
+                path = np.pad(path, (0, len(text) + 1 - len(path)), mode="edge")
                 found.append(Alignment(path / POSITIONS_PER_SECOND, None))
         return found
 
