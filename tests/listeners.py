@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -137,7 +137,7 @@ class Reader:
 
     def read(
         self, windows: Iterable[Window], options: Options, language: str, claim: Claim = USUAL
-    ) -> Iterator[list[Reading]]:
+    ) -> Generator[list[Reading], None, None]:
         taken: deque[Window] = deque()
         for window in windows:
             claim.taken(window)

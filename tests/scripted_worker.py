@@ -18,7 +18,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +161,7 @@ class ScriptedModel:
 
     def read(
         self, windows: Iterable[Window], options: Options, language: str, claim: Claim = USUAL
-    ) -> Iterator[list[Reading]]:
+    ) -> Generator[list[Reading], None, None]:
         for window in windows:
             claim.taken(window)
             name = os.fsdecode(window.samples[:NAME_LENGTH].astype(np.uint8).tobytes().strip())

@@ -143,7 +143,7 @@ def test_no_more_items_are_taken_than_are_needed(ahead: int) -> None:
         for number in range(10):
             assert next(results) == number
             assert source.taken == number + 1 + ahead
-        results.close()  # type: ignore[attr-defined]
+        results.close()
 
 
 def test_error_of_the_work_reaches_the_caller_in_its_turn() -> None:
@@ -189,7 +189,7 @@ def test_early_stop_cancels_what_waits_and_waits_for_what_began() -> None:
     futures[0].set_result(10)
     assert next(results) == 10
     futures[1].set_running_or_notify_cancel()
-    closing = threading.Thread(target=results.close)  # type: ignore[attr-defined]
+    closing = threading.Thread(target=results.close)
     closing.start()
     closing.join(BRIEF)
     assert closing.is_alive()
@@ -240,7 +240,7 @@ def test_two_batches_for_each_worker_are_taken_ahead(workers: int, batch_size: i
     assert source.taken == needed
     opened.set()
     first.join(PATIENCE)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_reading_that_is_there_does_not_wait_for_more_windows() -> None:
@@ -315,7 +315,7 @@ def test_recording_that_is_left_gives_up_what_waits_and_waits_for_what_began() -
     results = Batcher(1).readings(reader, map(window, source()))
     assert next(results)[0].end == 0
     assert entered.wait(PATIENCE)
-    closing = threading.Thread(target=results.close)  # type: ignore[attr-defined]
+    closing = threading.Thread(target=results.close)
     closing.start()
     closing.join(BRIEF)
     assert closing.is_alive()

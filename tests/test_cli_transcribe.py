@@ -4,11 +4,14 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 import typer
 
@@ -468,6 +471,28 @@ def test_unsuited_algorithm_is_a_warning_without_the_place_in_the_code(
     assert ran.status == 0
     (warning,) = ran.stderr.splitlines()
     assert warning.startswith("warning: `tiny.en` was made for the packed algorithm")
+
+
+def test_interrupt_ends_the_command_while_the_model_works(
+    steno: Steno, speech_wav: Path, tmp_path: Path
+) -> None:
+    """What is being read is waited for before the process ends: then nobody could."""
+    sound = np.tile(samples(speech_wav)[::3], 50)  # 16 kHz
+    long = write_wav(tmp_path / "long.wav", sound)
+    running = steno.start("transcribe", *TINY, "--language", "en", "--quiet", long)
+    assert running.stdout
+    assert running.stderr
+    with running.stdout, running.stderr:
+        try:
+            times = psutil.Process(running.pid).cpu_times
+            while (now := times()).user + now.system < 6:  # it has begun to read
+                assert running.poll() is None
+                time.sleep(0.05)
+            running.send_signal(signal.SIGINT)
+            assert running.wait(30) == 130
+            assert running.stdout.read() == b""
+        finally:
+            running.kill()
 
 
 def test_defect_is_told_with_its_traceback_and_the_next_recording_goes_on(

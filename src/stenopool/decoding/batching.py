@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -111,7 +111,7 @@ class Batcher:
 
     def readings(
         self, reader: Reader, windows: Iterable[Window], claim: Claim = USUAL
-    ) -> Iterator[Readings]:
+    ) -> Generator[Readings, None, None]:
         """The readings of each window, in order.
 
         Windows are taken when they are needed: so many that two batches wait for each worker. All
@@ -197,11 +197,13 @@ def in_order(
     ahead: int,
     are_enough: Callable[[Sequence[Future[R]]], bool] = lambda begun: False,
     stop: Callable[[], None] = lambda: None,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """The results of what is begun for each item, in order, with `ahead` more begun than given.
 
     Fewer are begun while what has begun is enough by another measure. When the caller stops early
     or something fails, what waits is cancelled, `stop` is called, and what has begun is waited for.
+    So a caller that may fail must close it: left to the end of the process, it would wait for
+    threads that no longer run.
     """
     pending: deque[Future[R]] = deque()
     try:

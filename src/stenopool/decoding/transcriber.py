@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -202,7 +202,7 @@ class Transcriber:
 
     def read(
         self, windows: Iterable[Window], options: Options, language: str, claim: Claim = USUAL
-    ) -> Iterator[list[Reading]]:
+    ) -> Generator[list[Reading], None, None]:
         """The readings of each window, in order; windows of all callers share batches.
 
         Args:
@@ -305,29 +305,29 @@ class Transcription:
     def _transcribed(self) -> Iterator[Segment]:
         begun = time.perf_counter()
         with self._transcriber.listen(self._path, self._options) as listening:
-            readings = self._told(listening, self._readings(listening))
-            for segment in self._assembly.segments(readings):
-                given = time.perf_counter()
-                yield segment
-                begun += time.perf_counter() - given  # what the caller does with it is not ours
+            with closing(self._readings(listening)) as readings:
+                for segment in self._assembly.segments(self._told(listening, readings)):
+                    given = time.perf_counter()
+                    yield segment
+                    begun += time.perf_counter() - given  # what the caller does is not ours
             self._facts = listening.facts()
         self._progress(self._facts.duration, self._facts.duration)
         self._wall = time.perf_counter() - begun
 
-    def _readings(self, listening: Listening) -> Iterator[Reading]:
+    def _readings(self, listening: Listening) -> Generator[Reading, None, None]:
         if self._options.algorithm == SEQUENTIAL:
             pieces = listening.pieces()
-            if not listening.has_language:
-                return iter(())  # nobody spoke
-            return self._transcriber.family.in_sequence(
-                pieces, self._options, listening.language.code
-            )
+            if listening.has_language:  # else nobody spoke
+                family, language = self._transcriber.family, listening.language.code
+                yield from family.in_sequence(pieces, self._options, language)
+            return
         windows = listening.windows()
         if not listening.has_language:
-            return iter(())
+            return
         language = listening.language.code
-        read = self._transcriber.read(windows, self._options, language, self._claim)
-        return joined_readings(read, self._options)
+        begun = self._transcriber.read(windows, self._options, language, self._claim)
+        with closing(begun) as read:
+            yield from joined_readings(read, self._options)
 
     def _told(self, listening: Listening, readings: Iterable[Reading]) -> Iterator[Reading]:
         for reading in readings:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -61,7 +61,7 @@ class Listener(Protocol):
     def listen(self, path: Path, options: Options) -> AbstractContextManager[Listening]: ...
     def read(
         self, windows: Iterable[Window], options: Options, language: str, claim: Claim = ...
-    ) -> Iterator[list[Reading]]: ...
+    ) -> Generator[list[Reading], None, None]: ...
     def transcribe(
         self, path: Path, options: Options, *, progress: Callable[[float, float | None], None]
     ) -> Transcript: ...
@@ -191,14 +191,15 @@ def read_windows(
                 yield window
 
     claim = Claim(taken=task.watch.begun)
-    for readings in task.listener.read(unread(), options, language, claim):
-        while taken[0][1] is None:
-            yield taken.popleft()[0]
-        one, window = taken.popleft()
-        seconds = task.watch.read(window) if window else 0.0
-        checkpoints.keep(one.name, Kept(readings, seconds))
-        task.watch.kept()
-        yield one
+    with closing(task.listener.read(unread(), options, language, claim)) as read:
+        for readings in read:
+            while taken[0][1] is None:
+                yield taken.popleft()[0]
+            one, window = taken.popleft()
+            seconds = task.watch.read(window) if window else 0.0
+            checkpoints.keep(one.name, Kept(readings, seconds))
+            task.watch.kept()
+            yield one
     yield from (one for one, _ in taken)
     task.watch.check()  # before anybody takes this for all
 
