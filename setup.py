@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say yet: the compiled part.
 
-One source for three kinds of CPUs; `engines/openvino/library.py` chooses among them. They are
+The same sources for four kinds of CPUs; `engines/openvino/library.py` chooses among them. They are
 optional, as a compiler for other CPUs refuses some: what is missing is an error when it is needed.
 """
 
@@ -9,19 +9,21 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 KERNELS = Path("src/stenopool/engines/openvino/kernels")
+AVX512 = ["-march=x86-64-v4", "-mavx512vnni"]
 FLAGS = {
-    "_decoder_avx512": ["-march=x86-64-v4", "-mavx512vnni"],
-    "_decoder_avx2": ["-march=x86-64-v3", "-Wno-psabi"],
-    "_decoder": ["-Wno-psabi"],
+    "_kernels_amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+    "_kernels_avx512": AVX512,
+    "_kernels_avx2": ["-march=x86-64-v3", "-Wno-psabi"],
+    "_kernels": ["-Wno-psabi"],
 }
 
 setup(
     ext_modules=[
         Extension(
             f"stenopool.engines.openvino.{name}",
-            [str(KERNELS / "decoder.c")],
+            [str(source) for source in sorted(KERNELS.glob("*.c"))],
             depends=[str(header) for header in KERNELS.glob("*.h")],
-            extra_compile_args=["-O3", "-std=c11", "-pthread", *flags],
+            extra_compile_args=["-O3", "-std=gnu11", "-pthread", *flags],
             extra_link_args=["-pthread"],
             optional=True,
         )

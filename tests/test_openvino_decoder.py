@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from math import erf
 from typing import Any
 
 import numpy as np
@@ -14,12 +11,21 @@ from numpy.typing import NDArray
 
 from stenopool.engines.openvino import decoder, library
 from stenopool.engines.openvino.decoder import CANDIDATES, Decoder, Heard, PackedDecoder, Past, Rows
-from stenopool.engines.openvino.processor import flags
+from stenopool.engines.openvino.library import Team
 from stenopool.engines.rules import Next
 from stenopool.errors import EngineMissing, ModelDamaged
-from stenopool.models.weights import Generation, WhisperShape, WhisperWeights, expected
-
-Numbers = NDArray[np.float64]
+from stenopool.models.weights import WhisperShape, WhisperWeights
+from whisper_in_numpy import (
+    VARIANTS,
+    Layers,
+    Numbers,
+    heads,
+    joined,
+    kernels,
+    numbers,
+    random_weights,
+    softmax,
+)
 
 SHAPE = WhisperShape(
     mel_bins=80, width=128, encoder_layers=1, decoder_layers=2, vocabulary=173, text_positions=64
@@ -28,19 +34,16 @@ INNER, END, SUPPRESSED = 320, 150, (3, 77)
 POSITIONS = (37, 100)  # no multiples of what the kernels like
 
 
+Audio = list[list[NDArray[np.float32]]]
+
+
 @pytest.fixture(scope="module")
 def weights() -> WhisperWeights:
-    random = np.random.default_rng(1)
-    tensors = {}
-    for name, size in expected(SHAPE, INNER):
-        spread = 1.0 if "embed" in name else 1.5 * size[-1] ** -0.5
-        tensors[name] = random.normal(1.0 if "norm.weight" in name else 0.0, spread, size)
-    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-    return WhisperWeights(SHAPE, Generation((), (), ()), halves)
+    return random_weights(SHAPE, INNER)
 
 
 @pytest.fixture(scope="module")
-def audio() -> list[list[NDArray[np.float32]]]:
+def audio() -> Audio:
     """Of each window each layer's keys and values."""
     random = np.random.default_rng(2)
     return [
@@ -53,29 +56,30 @@ def audio() -> list[list[NDArray[np.float32]]]:
     ]
 
 
-def variants() -> list[str]:
-    return [name for name, needed in library.VARIANTS.items() if needed <= flags()]
+KINDS = [(name, int8) for name in VARIANTS for int8 in (False, True)]
 
 
-@pytest.fixture(params=variants())
-def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
-    found = find_spec(f"stenopool.engines.openvino.{request.param}")
-    assert found
-    assert found.origin
-    opened = library.opened(found.origin)
-    monkeypatch.setattr(decoder, "library", lambda: opened)
-    return opened
+@pytest.fixture(
+    params=[one for one in KINDS if not one[1] or "avx512_vnni" in library.VARIANTS[one[0]]]
+)
+def int8(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernels, each variant in turn, quantise."""
+    variant, quantise = request.param
+    assert kernels(variant, monkeypatch).decoder_has_int8() >= quantise
+    return bool(quantise)
 
 
-Make = Callable[..., Decoder]
+Make = Callable[[int], Decoder]
 
 
 @pytest.fixture
-def make(variant: ctypes.CDLL, weights: WhisperWeights) -> Make:
-    def of(*, int8: bool = False, threads: int = 2) -> Decoder:
-        if int8 and not variant.decoder_has_int8():
-            pytest.skip("made for CPUs without VNNI")
-        return Decoder(PackedDecoder(weights, int8=int8, end=END, suppressed=SUPPRESSED), threads)
+def make(weights: WhisperWeights, int8: bool) -> Make:
+    """A decoder with so many threads."""
+
+    def of(threads: int) -> Decoder:
+        team = Team(threads)
+        packed = PackedDecoder(weights, int8=int8, end=END, suppressed=SUPPRESSED, team=team)
+        return Decoder(packed, team)
 
     return of
 
@@ -83,61 +87,31 @@ def make(variant: ctypes.CDLL, weights: WhisperWeights) -> Make:
 # --- the same in NumPy --------------------------------------------------------------------------
 
 
-def softmax(x: Numbers) -> Numbers:
-    shares = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
-
-
 class Reference:
     """A window's text decoder without a cache: all tokens at once."""
 
     def __init__(self, weights: WhisperWeights, audio: Sequence[NDArray[Any]]) -> None:
-        self._weights = {name: one.astype(np.float64) for name, one in weights.tensors.items()}
+        self._layers = Layers(weights)
         self._audio = [one.astype(np.float64) for one in audio]
         self.attention: list[Numbers] = []  # to the audio: (heads, tokens, positions) a layer
 
-    def linear(self, x: Numbers, name: str) -> Numbers:
-        product = x @ self._weights[f"{name}.weight"].T
-        return np.asarray(product + self._weights.get(f"{name}.bias", 0.0))
-
-    def norm(self, x: Numbers, name: str) -> Numbers:
-        apart = x - x.mean(axis=-1, keepdims=True)
-        found = apart / np.sqrt((apart**2).mean(axis=-1, keepdims=True) + 1e-5)
-        return np.asarray(found * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"])
-
     def logits(self, tokens: Sequence[int]) -> Numbers:
         """(tokens, vocabulary)"""
-        count = len(tokens)
-        table = self._weights["model.decoder.embed_tokens.weight"]
-        x = table[tokens] + self._weights["model.decoder.embed_positions.weight"][:count]
-        later = np.triu(np.full((count, count), -np.inf), 1)
+        layers = self._layers
+        table = layers.weights["model.decoder.embed_tokens.weight"]
+        x = table[tokens] + layers.weights["model.decoder.embed_positions.weight"][: len(tokens)]
         for layer in range(SHAPE.decoder_layers):
             name = f"model.decoder.layers.{layer}"
-            y = self.norm(x, f"{name}.self_attn_layer_norm")
-            query, key, value = (
-                self.heads(self.linear(y, f"{name}.self_attn.{kind}_proj")) for kind in "qkv"
-            )
-            seen = softmax(query @ key.transpose(0, 2, 1) / 8 + later) @ value
-            x = x + self.linear(self.joined(seen), f"{name}.self_attn.out_proj")
-            y = self.norm(x, f"{name}.encoder_attn_layer_norm")
-            query = self.heads(self.linear(y, f"{name}.encoder_attn.q_proj"))
+            x = x + layers.self_attention(x, name, causal=True)
+            y = layers.norm(x, f"{name}.encoder_attn_layer_norm")
+            query = heads(layers.linear(y, f"{name}.encoder_attn.q_proj"))
             keys, values = self._audio[2 * layer : 2 * layer + 2]
             shares = softmax(query @ keys.transpose(0, 2, 1) / 8)
             self.attention.append(shares)
-            heard = shares @ values.transpose(0, 2, 1)
-            x = x + self.linear(self.joined(heard), f"{name}.encoder_attn.out_proj")
-            y = self.linear(self.norm(x, f"{name}.final_layer_norm"), f"{name}.fc1")
-            y = y * (1 + np.vectorize(erf)(y / np.sqrt(2))) / 2
-            x = x + self.linear(y, f"{name}.fc2")
-        return np.asarray(self.norm(x, "model.decoder.layer_norm") @ table.T)
-
-    @staticmethod
-    def heads(x: Numbers) -> Numbers:
-        return x.reshape(len(x), -1, 64).transpose(1, 0, 2)
-
-    @staticmethod
-    def joined(x: Numbers) -> Numbers:
-        return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+            heard = joined(shares @ values.transpose(0, 2, 1))
+            x = x + layers.linear(heard, f"{name}.encoder_attn.out_proj")
+            x = x + layers.feed_forward(x, name)
+        return np.asarray(layers.norm(x, "model.decoder.layer_norm") @ table.T)
 
 
 def rows(heard: Heard, past: Past, tokens: Sequence[int], parents: Sequence[int] = (0,)) -> Rows:
@@ -161,16 +135,11 @@ def assert_follows(found: Next, row: int, logits: Numbers, tolerance: float) -> 
 # --- beside it ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("int8", "tolerance"), [(False, 2e-4), (True, 1.0)])
 def test_hypotheses_that_part_are_told_what_follows(
-    make: Make,
-    weights: WhisperWeights,
-    audio: list[list[NDArray[np.float32]]],
-    int8: bool,
-    tolerance: float,
+    make: Make, weights: WhisperWeights, audio: Audio, int8: bool
 ) -> None:
     """Two windows: one with three lanes that part twice, one with a long prompt."""
-    found = make(int8=int8)
+    found, tolerance = make(2), 1.0 if int8 else 2e-4
     first, second = (found.hear(one) for one in audio)
     past, other = found.past(), found.past()
     expect = [Reference(weights, one) for one in audio]
@@ -192,9 +161,9 @@ def test_hypotheses_that_part_are_told_what_follows(
 
 
 def test_past_grows_beyond_its_first_room(
-    make: Make, weights: WhisperWeights, audio: list[list[NDArray[np.float32]]]
+    make: Make, weights: WhisperWeights, audio: Audio, int8: bool
 ) -> None:
-    found = make()
+    found = make(2)
     heard, past = found.hear(audio[0]), found.past()
     text = [(5 * n + 1) % 150 for n in range(50)]
     for token in text:
@@ -203,51 +172,42 @@ def test_past_grows_beyond_its_first_room(
     assert past.nodes.shape[1] > decoder._FIRST_NODES
     logits = Reference(weights, audio[0]).logits(text)[-1]
     for row in range(3):
-        assert_follows(step, row, logits, 2e-4)
+        assert_follows(step, row, logits, 1.0 if int8 else 2e-4)
 
 
-@pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-5), (True, 0.03)])
 def test_attention_of_chosen_heads_over_the_first_positions(
-    make: Make,
-    weights: WhisperWeights,
-    audio: list[list[NDArray[np.float32]]],
-    int8: bool,
-    tolerance: float,
+    make: Make, weights: WhisperWeights, audio: Audio, int8: bool
 ) -> None:
-    found = make(int8=int8)
-    tokens, heads, kept = [151, 9, 30, 41, 8, 2, 3, 150], [(1, 0), (0, 1)], 61
-    attention = found.attention(found.hear(audio[1]), tokens, kept, heads)
+    found = make(2)
+    tokens, chosen, kept = [151, 9, 30, 41, 8, 2, 3, 150], [(1, 0), (0, 1)], 61
+    attention = found.attention(found.hear(audio[1]), tokens, kept, chosen)
     reference = Reference(weights, audio[1])
     reference.logits(tokens)
-    for ours, (layer, head) in zip(attention, heads, strict=True):
+    for ours, (layer, head) in zip(attention, chosen, strict=True):
         theirs = reference.attention[layer][head, :, :kept]
         theirs /= theirs.sum(axis=-1, keepdims=True)
-        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+        np.testing.assert_allclose(ours, theirs, atol=0.03 if int8 else 1e-5)
 
 
-def test_bfloat16_is_heard_as_the_same_numbers_in_float32(
-    make: Make, audio: list[list[NDArray[np.float32]]]
-) -> None:
-    for int8 in (False, True):
-        found = make(int8=int8)
-        bits = [(one.view(np.uint32) >> 16).astype(np.uint16) for one in audio[0]]
-        floats = [(one.astype(np.uint32) << 16).view(np.float32) for one in bits]
-        np.testing.assert_array_equal(found.hear(bits).block, found.hear(floats).block)
+def test_bfloat16_is_heard_as_the_same_numbers_in_float32(make: Make, audio: Audio) -> None:
+    found = make(2)
+    bits = [(one.view(np.uint32) >> 16).astype(np.uint16) for one in audio[0]]
+    floats = [numbers(one) for one in bits]
+    np.testing.assert_array_equal(found.hear(bits).block, found.hear(floats).block)
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_numbers_depend_neither_on_threads_nor_on_other_rows(
-    make: Make, audio: list[list[NDArray[np.float32]]], int8: bool
-) -> None:
+def test_numbers_depend_neither_on_threads_nor_on_other_rows(make: Make, audio: Audio) -> None:
+    """Nor on the tile registers, which only many rows use."""
+
     def follows(threads: int, others: int) -> list[NDArray[Any]]:
-        found = make(int8=int8, threads=threads)
+        found = make(threads)
         heard, other = (found.hear(one) for one in audio)
         before = [rows(other, found.past(), [n] * (n + 1)) for n in range(others)]
         step = found.step([*before, rows(heard, found.past(), [151, 4, 99])])
         return [one[-3:] for one in (step.ids, step.logits, step.mass, step.specials)]
 
     lone = follows(1, 0)
-    for threads, others in ((1, 5), (2, 0), (5, 9)):
+    for threads, others in ((1, 5), (2, 0), (2, 3), (5, 9)):
         for one, expected_ in zip(follows(threads, others), lone, strict=True):
             np.testing.assert_array_equal(one, expected_)
 
@@ -260,7 +220,7 @@ def test_tokens_that_do_not_fit_the_vocabulary_are_a_damaged_model(
     weights: WhisperWeights, end: int
 ) -> None:
     with pytest.raises(ModelDamaged, match="sizes"):
-        PackedDecoder(weights, int8=False, end=end, suppressed=())
+        PackedDecoder(weights, int8=False, end=end, suppressed=(), team=Team(1))
 
 
 def test_missing_kernels_are_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,15 +232,38 @@ def test_missing_kernels_are_an_error_with_advice(monkeypatch: pytest.MonkeyPatc
     assert "--engine ctranslate2" in error.value.do
 
 
+class Opened:
+    """In place of kernels that this CPU may not have."""
+
+    refused = ""
+
+    def __init__(self, path: str) -> None:
+        self.name = path.rsplit("/", maxsplit=1)[-1].split(".", maxsplit=1)[0]
+
+    def kernels_begin(self) -> bool:
+        return self.name != self.refused
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, has: frozenset[str]) -> str:
+    """The variant for a CPU with these features."""
+    monkeypatch.setattr(library, "opened", Opened)
+    monkeypatch.setattr(library, "flags", lambda: has)
+    library.library.cache_clear()
+    name = library.library().name
+    library.library.cache_clear()
+    return str(name)
+
+
 def test_cpu_gets_only_kernels_that_it_has_instructions_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr(library, "opened", opened.append)
-    for has in (frozenset(), library._AVX2, library._AVX512, library._AVX512 - {"avx512_vnni"}):
-        library.library.cache_clear()
-        monkeypatch.setattr(library, "flags", lambda has=has: has)
-        library.library()
-    library.library.cache_clear()
-    names = [path.split("/")[-1].split(".")[0] for path in opened]
-    assert names == ["_decoder", "_decoder_avx2", "_decoder_avx512", "_decoder_avx2"]
+    assert chosen(monkeypatch, frozenset()) == "_kernels"
+    assert chosen(monkeypatch, library._AVX2) == "_kernels_avx2"
+    assert chosen(monkeypatch, library._AVX512) == "_kernels_avx512"
+    assert chosen(monkeypatch, library._AVX512 - {"avx512_vnni"}) == "_kernels_avx2"
+    assert chosen(monkeypatch, library._AMX) == "_kernels_amx"
+
+
+def test_system_may_refuse_the_tile_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Opened, "refused", "_kernels_amx")
+    assert chosen(monkeypatch, library._AMX) == "_kernels_avx512"

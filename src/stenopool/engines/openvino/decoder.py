@@ -8,7 +8,6 @@ that part share what came before.
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_bool, c_int32, c_void_p, pointer
 from dataclasses import dataclass
@@ -17,14 +16,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stenopool.engines.openvino.library import library
+from stenopool.engines.openvino.library import (
+    Given,
+    Linear,
+    Norm,
+    Team,
+    address,
+    addresses,
+    aligned,
+    library,
+)
 from stenopool.engines.rules import Next
 from stenopool.errors import EngineFailed, ModelDamaged
 from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights, inner_width
 
 CANDIDATES = 16  # of the text tokens of a row; as in kernels/decoder.c
 _BLOCK = 32  # a bias is padded to a multiple of so many outputs
-_LINE = 64  # bytes of the CPU's cache: what is read in a row begins at one
 _FIRST_NODES = 128
 _TABLE = "model.decoder.embed_tokens.weight"
 
@@ -32,19 +39,11 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-class _Linear(Structure):
-    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
-
-
-class _Norm(Structure):
-    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
-
-
 class _Layer(Structure):
     _fields_ = (
-        *((name, _Norm) for name in ("text_norm", "audio_norm", "last_norm")),
-        *((name, _Linear) for name in ("qkv", "text_out", "audio_query", "audio_out")),
-        *((name, _Linear) for name in ("up", "down")),
+        *((name, Norm) for name in ("text_norm", "audio_norm", "last_norm")),
+        *((name, Linear) for name in ("qkv", "text_out", "audio_query", "audio_out")),
+        *((name, Linear) for name in ("up", "down")),
     )
 
 
@@ -54,8 +53,8 @@ class _Model(Structure):
         *((name, c_int32) for name in ("vocabulary", "text_tokens")),
         ("int8", c_bool),
         ("layer", POINTER(_Layer)),
-        ("last_norm", _Norm),
-        ("head", _Linear),
+        ("last_norm", Norm),
+        ("head", Linear),
     )
 
 
@@ -151,7 +150,7 @@ class PackedDecoder:
         int8: quantise them, and what meets them; the CPU has VNNI.
         end: the end-of-text token; text tokens are those before it.
         suppressed: text tokens that are never written.
-        threads: cores that pack.
+        team: packs them.
 
     Raises:
         ModelDamaged: its sizes are not those of a Whisper model.
@@ -164,7 +163,7 @@ class PackedDecoder:
         int8: bool,
         end: int,
         suppressed: Sequence[int],
-        threads: int = 1,
+        team: Team,
     ) -> None:
         self.int8 = int8
         self.shape = shape = weights.shape
@@ -175,12 +174,10 @@ class PackedDecoder:
                 do="Pull the model again with `steno models pull NAME --force`",
             )
         self.end = end
-        self._tensors = weights.tensors
-        self._kept: list[NDArray[Any]] = []  # what the structures point to
+        self._given = Given(weights.tensors)
         self.table = np.ascontiguousarray(weights.tensors[_TABLE])
-        self.places = self._floats("model.decoder.embed_positions.weight")
-        self._team = Team(threads)
-        layers = (_Layer * shape.decoder_layers)(*map(self._layer, range(shape.decoder_layers)))
+        self.places = self._given.floats("model.decoder.embed_positions.weight")
+        layers = [self._layer(number, team) for number in range(shape.decoder_layers)]
         never = np.zeros(shape.vocabulary, np.float32)
         never[[token for token in suppressed if token < end]] = -np.inf
         self.structure = _Model(
@@ -191,38 +188,28 @@ class PackedDecoder:
             vocabulary=shape.vocabulary,
             text_tokens=end,
             int8=int8,
-            layer=layers,
-            last_norm=self._norm("model.decoder.layer_norm"),
-            head=self._linear(self.table, never),
+            layer=(_Layer * len(layers))(*layers),
+            last_norm=self._given.norm("model.decoder.layer_norm"),
+            head=self._linear(self.table, never, team),
         )
-        del self._team  # its threads end
 
     @property
     def window_bytes(self) -> int:
         """Of a packed window."""
         return int(library().decoder_window_bytes(ctypes.byref(self.structure), AUDIO_POSITIONS))
 
-    def _floats(self, name: str) -> Floats:
-        return np.ascontiguousarray(self._tensors[name], dtype=np.float32)
-
-    def _kept_at(self, array: NDArray[Any]) -> int:
-        self._kept.append(array)
-        return int(array.ctypes.data)
-
-    def _layer(self, number: int) -> _Layer:
+    def _layer(self, number: int, team: Team) -> _Layer:
         name = f"model.decoder.layers.{number}"
         own = [f"{name}.self_attn.{kind}_proj" for kind in "qkv"]
-        qkv = np.concatenate([self._floats(f"{one}.weight") for one in own])
-        query, value = self._floats(f"{own[0]}.bias"), self._floats(f"{own[2]}.bias")
+        qkv = np.concatenate([self._given.floats(f"{one}.weight") for one in own])
+        query, value = self._given.floats(f"{own[0]}.bias"), self._given.floats(f"{own[2]}.bias")
         return _Layer(
-            self._norm(f"{name}.self_attn_layer_norm"),
-            self._norm(f"{name}.encoder_attn_layer_norm"),
-            self._norm(f"{name}.final_layer_norm"),
-            self._linear(qkv, np.concatenate([query, np.zeros_like(query), value])),
+            self._given.norm(f"{name}.self_attn_layer_norm"),
+            self._given.norm(f"{name}.encoder_attn_layer_norm"),
+            self._given.norm(f"{name}.final_layer_norm"),
+            self._linear(qkv, np.concatenate([query, np.zeros_like(query), value]), team),
             *(
-                self._linear(
-                    self._floats(f"{name}.{one}.weight"), self._floats(f"{name}.{one}.bias")
-                )
+                self._named(f"{name}.{one}", team)
                 for one in (
                     "self_attn.out_proj",
                     "encoder_attn.q_proj",
@@ -233,30 +220,19 @@ class PackedDecoder:
             ),
         )
 
-    def _norm(self, name: str) -> _Norm:
-        weight, bias = self._floats(f"{name}.weight"), self._floats(f"{name}.bias")
-        return _Norm(self._kept_at(weight), self._kept_at(bias))
+    def _named(self, name: str, team: Team) -> Linear:
+        floats = self._given.floats
+        return self._linear(floats(f"{name}.weight"), floats(f"{name}.bias"), team)
 
-    def _linear(self, weight: NDArray[Any], bias: Floats) -> _Linear:
+    def _linear(self, weight: NDArray[Any], bias: Floats, team: Team) -> Linear:
         weight = np.ascontiguousarray(weight, dtype=np.float32)
         outputs, inputs = weight.shape
         packed = aligned(library().decoder_matrix_bytes(outputs, inputs, self.int8))
         library().decoder_pack(
-            self._team.handle, _at(weight), outputs, inputs, self.int8, self._kept_at(packed)
+            team.handle, address(weight), outputs, inputs, self.int8, self._given.at(packed)
         )
         padded = np.pad(bias, (0, -outputs % _BLOCK))
-        return _Linear(packed.ctypes.data, self._kept_at(padded))
-
-
-class Team:
-    """Threads that share the work of a call."""
-
-    def __init__(self, threads: int) -> None:
-        self.handle = library().decoder_team(threads)
-        if not self.handle:
-            raise EngineFailed(f"The system gives no {threads} threads", do="Use fewer `--threads`")
-        # Not when the process ends: a step may still run on a thread that nobody waits for.
-        weakref.finalize(self, library().decoder_team_end, self.handle).atexit = False
+        return Linear(address(packed), self._given.at(padded))
 
 
 class Decoder:
@@ -264,11 +240,10 @@ class Decoder:
 
     Args:
         packed: may be shared with others.
-        threads: cores to use.
     """
 
-    def __init__(self, packed: PackedDecoder, threads: int) -> None:
-        self._packed, self._team = packed, Team(threads)
+    def __init__(self, packed: PackedDecoder, team: Team) -> None:
+        self._packed, self._team = packed, team
 
     def hear(self, audio: Sequence[NDArray[Any]]) -> Heard:
         """Pack a window.
@@ -281,14 +256,14 @@ class Decoder:
         model = ctypes.byref(self._packed.structure)
         block = aligned(library().decoder_window_bytes(model, positions))
         half = audio[0].dtype == np.uint16
-        pointers = (c_void_p * len(audio))(*map(_at, audio))
-        library().decoder_hear(self._team.handle, model, pointers, half, positions, _at(block))
+        pointers = addresses(audio)
+        library().decoder_hear(self._team.handle, model, pointers, half, positions, address(block))
         return Heard(block, positions)
 
     def past(self) -> Past:
         """Of a window that begins."""
         shape, size = self._packed.shape, 2 if self._packed.int8 else 4
-        return Past(2 * shape.decoder_layers, shape.width * size)
+        return Past(2 * shape.decoder_layers * shape.heads, HEAD_WIDTH * size)
 
     def step(self, windows: Sequence[Rows]) -> Next:
         """What follows the asked rows of all windows, one after the other."""
@@ -322,7 +297,7 @@ class Decoder:
         out = np.zeros((len(heads), len(tokens), positions), np.float32)
         past = self.past()
         past.grow([0], len(tokens))
-        notes = _Notes(_at(numbers), positions, _at(out))
+        notes = _Notes(address(numbers), positions, address(out))
         rows = Rows(heard, past, tokens, ())
         self._run([rows], np.empty(0, np.int32), notes, _Found(0, packed))
         return out
@@ -343,15 +318,15 @@ class Decoder:
             past, begun = one.past, one.past.length - one.new
             structures.append(
                 _Window(
-                    _at(one.heard.block),
-                    _at(past.nodes),
+                    address(one.heard.block),
+                    address(past.nodes),
                     past.nodes.shape[1],
                     one.heard.positions,
                     len(rows),
                     len(one.tokens),
                 )
             )
-            lane_bytes, first = past.paths.strides[0], _at(past.paths)
+            lane_bytes, first = past.paths.strides[0], address(past.paths)
             for lane in range(len(past.paths)):
                 for place in range(begun, past.length):
                     rows.append((first + lane * lane_bytes, place + 1))
@@ -362,12 +337,15 @@ class Decoder:
             rows=len(rows),
             windows=len(windows),
             asked=len(asked),
-            x=_at(x),
+            x=address(x),
             row=(_Row * len(rows))(*(_Row(*one) for one in rows)),
             window=(_Window * len(windows))(*structures),
-            asked_row=_at(asked),
+            asked_row=address(asked),
             notes=pointer(notes) if notes else None,
-            **{name: _at(getattr(found, name)) for name in ("ids", "logits", "mass", "specials")},
+            **{
+                name: address(getattr(found, name))
+                for name in ("ids", "logits", "mass", "specials")
+            },
         )
         model = ctypes.byref(packed.structure)
         if not library().decoder_step(self._team.handle, model, ctypes.byref(call)):
@@ -383,14 +361,3 @@ class _Found:
         self.logits = np.empty((asked, CANDIDATES), np.float32)
         self.mass = np.empty(asked, np.float32)
         self.specials = np.empty((asked, packed.shape.vocabulary - packed.end), np.float32)
-
-
-def _at(array: NDArray[Any]) -> int:
-    return int(array.ctypes.data)
-
-
-def aligned(size: int) -> Bytes:
-    """Memory that begins at a line of the CPU's cache."""
-    block = np.empty(size + _LINE, np.uint8)
-    start = -int(block.ctypes.data) % _LINE
-    return block[start : start + size]

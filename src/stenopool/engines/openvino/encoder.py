@@ -1,4 +1,6 @@
-"""Whisper's audio encoder as an OpenVINO graph (Radford et al. 2022, section 2.2).
+"""Whisper's audio encoder (Radford et al. 2022, section 2.2) as an OpenVINO graph.
+
+CPUs with AMX have a faster one, `tiled_encoder.py`.
 
 What leaves it is not the encoder's last layer but what the decoder makes of it: the keys and values
 of every cross-attention, laid out for `decoder.py`, so that they are computed once a window.
@@ -6,16 +8,42 @@ of every cross-attention, laid out for `decoder.py`, so that they are computed o
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset15 as ops
 
-from stenopool.audio.features import WINDOW_FRAMES, Features
+from stenopool.audio.features import FRAMES_PER_SECOND, WINDOW_FRAMES, Features
+from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.graph import Node, Parts, constant, indices, result
-from stenopool.engines.openvino.inference import infer
+from stenopool.engines.openvino.inference import failures, infer
+from stenopool.engines.openvino.library import Team
+from stenopool.engines.openvino.processor import FLOAT32, INT8, has_bfloat16
+from stenopool.models.weights import WhisperWeights, read_weights
+
+SHORT_FRAMES = 10 * FRAMES_PER_SECOND  # a third of a window
+KEPT_SHAPES = 100  # instead of 5,000: OpenVINO keeps a megabyte for each; it is not slower
+
+
+class Encoder(Protocol):
+    """Runs an encoder. One thread at a time may use it."""
+
+    def run(self, window: Features) -> list[NDArray[Any]]:
+        """The outputs for one window, (mel bins, frames); they are valid until the next run."""
+        ...
+
+
+class Encoders(Protocol):
+    """A model's encoder, for several groups of cores."""
+
+    def one(self, team: Team) -> Encoder: ...
+    def prepare(self, frames: int) -> None:
+        """Let windows of so many frames be encoded. The first time it may take a second."""
+        ...
 
 
 def encoder(parts: Parts, stored: ov.Type, frames: int = WINDOW_FRAMES) -> ov.Model:
@@ -25,15 +53,13 @@ def encoder(parts: Parts, stored: ov.Type, frames: int = WINDOW_FRAMES) -> ov.Mo
         stored: type of what leaves it, float32 or bfloat16.
         frames: of a window, two for each position that leaves it.
 
-    Input: `features` (1, mel bins, frames) float32; several windows at a time are not faster. In
-    int8 their number is left open: else OpenVINO fuses other parts, and on CPUs without AMX it is
-    slower by a fifth. In bfloat16 it is faster by an eighth when it knows the number.
+    Input: `features` (1, mel bins, frames) float32; several windows at a time are not faster. Their
+    number is left open: else OpenVINO fuses other parts, and int8 is slower by a fifth.
 
     Outputs: for each decoder layer `N.keys` (windows, heads, positions, 64) and `N.values`
     (windows, heads, 64, positions).
     """
-    sizes = [-1 if parts.int8 else 1, parts.shape.mel_bins, frames]
-    features = ops.parameter(sizes, ov.Type.f32, name="features")
+    features = ops.parameter([-1, parts.shape.mel_bins, frames], ov.Type.f32, name="features")
     x = _convolution(parts, features, "model.encoder.conv1", stride=1)
     x = _convolution(parts, x, "model.encoder.conv2", stride=2)
     places = constant(parts.tensor("model.encoder.embed_positions.weight")[: frames // 2])
@@ -53,8 +79,76 @@ def encoder(parts: Parts, stored: ov.Type, frames: int = WINDOW_FRAMES) -> ov.Mo
     return ov.Model(results, [features], "encoder")
 
 
-class Encoder:
-    """Runs the graph. One thread at a time may use it."""
+class GraphEncoders:
+    """The compiled graphs: of whole windows, and of short ones when they are needed.
+
+    Args:
+        folder: of the model.
+        precision: see `processor.precision`.
+        threads: cores to use, in so many groups.
+
+    Raises:
+        EngineFailed: OpenVINO cannot build the graph.
+    """
+
+    def __init__(
+        self, folder: Path, weights: WhisperWeights, precision: str, threads: int, groups: int
+    ) -> None:
+        bfloat16 = precision != FLOAT32 and has_bfloat16()
+        self._stored = ov.Type.bf16 if bfloat16 else ov.Type.f32
+        self._int8 = precision == INT8
+        options: dict[str, str | int] = {
+            "NUM_STREAMS": groups,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES,
+        }
+        self._folder, self._lock = folder, Lock()
+        self._short: ov.CompiledModel | None = None
+        with failures():
+            self._compiled = Compiled(folder / "model.bin", options, precision)
+            self.whole = self._compiled.graph(
+                "encoder", lambda: encoder(Parts(weights, int8=self._int8), self._stored)
+            )
+
+    def one(self, team: Team) -> GraphEncoder:
+        """OpenVINO has threads of its own."""
+        return GraphEncoder(self)
+
+    def prepare(self, frames: int) -> None:
+        if frames < WINDOW_FRAMES:
+            self.short()
+
+    def short(self) -> ov.CompiledModel:
+        """The graph of short windows. Most processes never need it."""
+
+        def build() -> ov.Model:
+            parts = Parts(read_weights(self._folder), int8=self._int8)
+            return encoder(parts, self._stored, SHORT_FRAMES)
+
+        with self._lock, failures():
+            if self._short is None:
+                self._short = self._compiled.graph("short", build)
+            return self._short
+
+
+class GraphEncoder:
+    """Runs the graphs. One thread at a time may use it."""
+
+    def __init__(self, graphs: GraphEncoders) -> None:
+        self._graphs = graphs
+        self._whole = _Request(graphs.whole, WINDOW_FRAMES)
+        self._short: _Request | None = None
+
+    def run(self, window: Features) -> list[NDArray[Any]]:
+        if window.shape[1] == WINDOW_FRAMES:
+            return self._whole.run(window)
+        self._short = self._short or _Request(self._graphs.short(), SHORT_FRAMES)
+        return self._short.run(window)
+
+
+class _Request:
+    """Runs one graph."""
 
     def __init__(self, model: ov.CompiledModel, frames: int) -> None:
         self._request = model.create_infer_request()
@@ -73,7 +167,6 @@ class Encoder:
             self._audio.append(audio)
 
     def run(self, window: Features) -> list[NDArray[Any]]:
-        """The outputs for one window, (mel bins, frames); they are valid until the next run."""
         infer(self._request, {"features": window[None]})
         return [one[0] for one in self._audio]
 

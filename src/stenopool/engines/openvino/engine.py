@@ -5,41 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import cast
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
-from stenopool.audio.features import FRAMES_PER_SECOND, WINDOW_FRAMES, Features
+from stenopool.audio.features import Features
 from stenopool.engines.alignment import starts
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.engines.openvino.batch import Batch, Decoding
-from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.decoder import Decoder, Heard, PackedDecoder
-from stenopool.engines.openvino.encoder import Encoder, encoder
-from stenopool.engines.openvino.graph import Parts
+from stenopool.engines.openvino.encoder import SHORT_FRAMES, Encoder, Encoders, GraphEncoders
 from stenopool.engines.openvino.groups import Groups, groups_of
-from stenopool.engines.openvino.inference import failures
-from stenopool.engines.openvino.library import library
+from stenopool.engines.openvino.library import Team, library
 from stenopool.engines.openvino.memory import give_back_freed_memory
-from stenopool.engines.openvino.processor import (
-    FLOAT32,
-    INT8,
-    has_bfloat16,
-    is_fast_in_bfloat16,
-)
+from stenopool.engines.openvino.processor import FLOAT32, INT8
+from stenopool.engines.openvino.tiled_encoder import TiledEncoders
 from stenopool.engines.openvino.turns import Turns
 from stenopool.engines.search import LanguageShares, Strategy, strategy
 from stenopool.engines.special import Special, special_tokens
 from stenopool.errors import EngineFailed
-from stenopool.models.weights import read_weights
+from stenopool.models.weights import WhisperWeights, read_weights
 
 MOST_PLACES = 8  # windows in a batch
 MOST_BATCH_BYTES = 400_000_000  # of keys and values: a large model has fewer places
-KEPT_SHAPES = 100  # instead of 5,000: OpenVINO keeps a megabyte for each; it is not slower
-SHORT_FRAMES = 10 * FRAMES_PER_SECOND  # a third of a window
 AHEAD = 3  # windows that are encoded, aligned and judged while others are in the batch
 
 
@@ -73,65 +62,44 @@ class OpenVINOEngine:
         self.multilingual = bool(special.languages)
         self._text_positions = weights.shape.text_positions
         self._heads = weights.generation.alignment_heads or weights.shape.upper_heads
-        bfloat16 = precision != FLOAT32 and has_bfloat16()
-        self._stored = ov.Type.bf16 if bfloat16 else ov.Type.f32
-        self._int8 = precision == INT8 and not is_fast_in_bfloat16()  # of the encoder
-        options: dict[str, str | int] = {
-            "NUM_STREAMS": groups,
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES,
-        }
-        self._folder = folder
-        self._short_lock = Lock()
-        self._short: ov.CompiledModel | None = None  # made when it is needed
-        with failures():
-            self._compiled = Compiled(folder / "model.bin", options, precision)
+        self._encoders: Encoders
+        if precision != FLOAT32 and library().encoder_is_fast():
+            team = Team(threads)
+            self._encoders = TiledEncoders(weights, team)
+            packed = self._packed_decoder(weights, team)
+        else:
             with ThreadPoolExecutor(1) as pool:
-                made = pool.submit(
-                    self._compiled.graph,
-                    "encoder",
-                    lambda: encoder(Parts(weights, int8=self._int8), self._stored),
-                )
-                packed = PackedDecoder(
-                    weights,
-                    int8=precision == INT8 and library().decoder_has_int8(),
-                    end=special.end,
-                    suppressed=special.suppressed,
-                    threads=threads,
-                )
-                model = made.result()
+                made = pool.submit(GraphEncoders, folder, weights, precision, threads, groups)
+                packed = self._packed_decoder(weights, Team(threads))
+                self._encoders = made.result()
         fitting = MOST_BATCH_BYTES // packed.window_bytes
         places = min(max(1, fitting), MOST_PLACES)
+        teams = [Team(threads // groups) for _ in range(groups)]
         self._groups = Groups(
             [
-                _Group(model, Decoder(packed, threads // groups), places, special)
-                for _ in range(groups)
+                _Group(self._encoders.one(team), Decoder(packed, team), places, special)
+                for team in teams
             ]
         )
         self.workers = groups * (places + AHEAD)
 
+    def _packed_decoder(self, weights: WhisperWeights, team: Team) -> PackedDecoder:
+        return PackedDecoder(
+            weights,
+            int8=self.precision == INT8 and library().decoder_has_int8(),
+            end=self._special.end,
+            suppressed=self._special.suppressed,
+            team=team,
+        )
+
     def encode(self, features: Features) -> Encoded:
+        self._encoders.prepare(features.shape[2])
+        found = []
         with self._groups.one() as group:
-            return cast(Encoded, [self._encoded(group, window) for window in features])
-
-    def _encoded(self, group: _Group, window: Features) -> Heard:
-        model = self._short_encoder() if window.shape[1] < WINDOW_FRAMES else None
-        with group.turns:
-            encoder = group.short(model) if model else group.encoder
-            return group.decoder.hear(encoder.run(window))
-
-    def _short_encoder(self) -> ov.CompiledModel:
-        """The encoder of short windows. Most processes never need it."""
-
-        def build() -> ov.Model:
-            parts = Parts(read_weights(self._folder), int8=self._int8)
-            return encoder(parts, self._stored, SHORT_FRAMES)
-
-        with self._short_lock, failures():
-            if self._short is None:
-                self._short = self._compiled.graph("short", build)
-            return self._short
+            for window in features:
+                with group.turns:
+                    found.append(group.decoder.hear(group.encoder.run(window)))
+        return cast(Encoded, found)
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
         special = self._special
@@ -204,20 +172,10 @@ class _Group:
         turns: held while its requests are used.
     """
 
-    def __init__(
-        self, model: ov.CompiledModel, decoder: Decoder, places: int, special: Special
-    ) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, places: int, special: Special) -> None:
         self.turns = Turns()
-        self.encoder = Encoder(model, WINDOW_FRAMES)
-        self.decoder = decoder
-        self._short: Encoder | None = None
+        self.encoder, self.decoder = encoder, decoder
         self._batch = Batch(decoder, places, special)
-
-    def short(self, model: ov.CompiledModel) -> Encoder:
-        """The encoder of short windows; `turns` is held."""
-        if self._short is None:
-            self._short = Encoder(model, SHORT_FRAMES)
-        return self._short
 
     def decode(self, decodings: Sequence[Decoding]) -> list[Hypothesis]:
         """Let windows join the batch, and take turns with other callers in going on with it."""

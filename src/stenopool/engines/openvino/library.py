@@ -1,23 +1,41 @@
-"""The compiled `kernels/decoder.c`: the variant for the best instructions that this CPU has."""
+"""The compiled `kernels/`: the variant for the best instructions that this CPU has."""
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_int, c_long, c_void_p
+import weakref
+from collections.abc import Sequence
+from ctypes import Structure, c_bool, c_int, c_long, c_void_p
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stenopool.engines.openvino.processor import flags
-from stenopool.errors import EngineMissing
+from stenopool.errors import EngineFailed, EngineMissing
+from stenopool.models.weights import Tensors
 
-# The best first, each with the CPU's features that pyproject.toml lets its compiler use.
+# The best first, each with the CPU's features that setup.py lets its compiler use.
 _AVX2 = frozenset({"abm", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
-VARIANTS = {"_decoder_avx512": _AVX512, "_decoder_avx2": _AVX2, "_decoder": frozenset[str]()}
+_AMX = _AVX512 | {"amx_bf16", "amx_int8", "amx_tile", "avx512_bf16"}
+VARIANTS = {
+    "_kernels_amx": _AMX,
+    "_kernels_avx512": _AVX512,
+    "_kernels_avx2": _AVX2,
+    "_kernels": frozenset[str](),
+}
+_LINE = 64  # bytes of the CPU's cache: what is read in a row begins at one
 
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
-    "decoder_team": (c_void_p, (c_int,)),
-    "decoder_team_end": (None, (c_void_p,)),
+    "team_begin": (c_void_p, (c_int,)),
+    "team_end": (None, (c_void_p,)),
+    "kernels_begin": (c_bool, ()),
+    "encoder_is_fast": (c_bool, ()),
+    "encoder_pack": (None, (c_void_p, c_void_p, c_int, c_int, c_void_p)),
+    "encoder_run": (c_bool, (c_void_p, c_void_p, c_void_p, c_int, c_void_p)),
     "decoder_has_int8": (c_bool, ()),
     "decoder_matrix_bytes": (c_long, (c_int, c_int, c_bool)),
     "decoder_pack": (None, (c_void_p, c_void_p, c_int, c_int, c_bool, c_void_p)),
@@ -29,17 +47,19 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 @cache
 def library() -> ctypes.CDLL:
-    """The functions of `kernels/decoder.c`. They run without Python's lock.
+    """The functions of `kernels/`. They run without Python's lock.
 
     Raises:
-        EngineMissing: it was not compiled when Stenopool was installed.
+        EngineMissing: they were not compiled when Stenopool was installed.
     """
     for name, needed in VARIANTS.items():
         found = find_spec(f"{__package__}.{name}")
         if found and found.origin and needed <= flags():
-            return opened(found.origin)
+            kernels = opened(found.origin)
+            if kernels.kernels_begin():
+                return kernels
     raise EngineMissing(
-        "the decoder for this CPU was not compiled when Stenopool was installed",
+        "the kernels for this CPU were not compiled when Stenopool was installed",
         do="Install a C compiler (`apt install gcc`) and Stenopool again with `--no-binary "
         "stenopool`, or use `--engine ctranslate2`",
     )
@@ -52,3 +72,62 @@ def opened(path: str) -> ctypes.CDLL:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     return found
+
+
+class Linear(Structure):
+    """Packed weights (outputs, inputs) and float32 biases (outputs,)."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
+
+
+class Norm(Structure):
+    """Of layer normalisation, float32."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
+
+
+class Team:
+    """Threads that share the work of a call, and memory for it. One call at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self.handle = library().team_begin(threads)
+        if not self.handle:
+            raise EngineFailed(f"The system gives no {threads} threads", do="Use fewer `--threads`")
+        # Not when the process ends: a step may still run on a thread that nobody waits for.
+        weakref.finalize(self, library().team_end, self.handle).atexit = False
+
+
+class Given:
+    """A model's tensors as the kernels take them. It keeps the arrays that structures point to."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self._arrays: list[NDArray[Any]] = []
+
+    def floats(self, name: str) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self._tensors[name], dtype=np.float32)
+
+    def at(self, array: NDArray[Any]) -> int:
+        """Its address."""
+        self._arrays.append(array)
+        return address(array)
+
+    def norm(self, name: str) -> Norm:
+        return Norm(self.at(self.floats(f"{name}.weight")), self.at(self.floats(f"{name}.bias")))
+
+
+def address(array: NDArray[Any]) -> int:
+    """Of the first number of an array."""
+    return int(array.ctypes.data)
+
+
+def addresses(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[c_void_p]:
+    """Of several arrays."""
+    return (c_void_p * len(arrays))(*map(address, arrays))
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """So many bytes that begin at a line of the CPU's cache."""
+    block = np.empty(size + _LINE, np.uint8)
+    start = -address(block) % _LINE
+    return block[start : start + size]

@@ -34,11 +34,6 @@ def has_bfloat16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def is_fast_in_bfloat16() -> bool:
-    """Whether graphs are as fast in bfloat16 as in int8 (AMX)."""
-    return "amx_bf16" in flags()
-
-
 @cache
 def flags() -> frozenset[str]:
     """The CPU's features as Linux names them; empty on other systems."""

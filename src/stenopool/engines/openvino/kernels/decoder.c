@@ -83,8 +83,8 @@ void decoder_hear(team *t, const model *m, const void *const *from, bool half, i
 /* ---- a step --------------------------------------------------------------------------------- */
 
 /* A window and the rows that hear it, which stand together. `past` has the keys and values of its
- * tokens so far, its nodes: (layers, 2, nodes, width); in bfloat16 where the weights are int8, as it
- * is read in every step. */
+ * tokens so far, its nodes: (layers, 2, heads, nodes, 64); in bfloat16 where the weights are int8, as
+ * it is read in every step. */
 typedef struct {
     const char *heard;
     char *past;
@@ -134,14 +134,8 @@ typedef struct {
 } step;
 
 static void normalise(const float *x, const norm *n, int width, float *out) {
-    vector sum = {}, squares = {};
-    for (int i = 0; i < width; i += LANES) sum += load(x + i);
-    vector mean = all(sum_of(sum) / (float)width);
-    for (int i = 0; i < width; i += LANES) {
-        vector apart = load(x + i) - mean;
-        squares += apart * apart;
-    }
-    vector spread = all(1.0f / sqrtf(sum_of(squares) / (float)width + 1e-5f));
+    vector mean, spread;
+    moments(x, width, &mean, &spread);
     for (int i = 0; i < width; i += LANES)
         store(out + i, (load(x + i) - mean) * spread * load(n->weight + i) + load(n->bias + i));
 }
@@ -163,22 +157,25 @@ static void product_task(void *what, int task, int thread) {
     (void)thread;
     step *s = what;
     int last = (task + 1) * TOGETHER < s->matrix.outputs ? (task + 1) * TOGETHER : s->matrix.outputs;
+    if (s->input.tiled) begin_tiles();
     for (int output = task * TOGETHER; output < last; output += BLOCK)
         multiply(&s->matrix, output, s->input, s->rows, &s->target);
+    if (s->input.tiled) end_tiles();
 }
 
 /* Rows of `from` through a linear layer. */
 static void apply(step *s, const float *from, long stride, const norm *n, linear l, int inputs,
                   int outputs, float *out, long out_stride, int how) {
     s->from = (float *)from, s->from_stride = stride, s->norm = n;
-    s->input = (activations){s->bytes, s->scales, s->z, inputs};
+    bool tiled = s->m->int8 && s->rows >= FEWEST_ROWS;
+    s->input = (activations){s->bytes, s->scales, s->z, inputs, tiled};
     share(s->t, s->rows, prepare_task, s);
     laid(&s->matrix, outputs, inputs, s->m->int8, (char *)l.weight);
     s->target = (target){l.bias, out, out_stride, how};
     share(s->t, (int)(rounded_up(s->matrix.outputs, TOGETHER) / TOGETHER), product_task, s);
 }
 
-/* exp(x - largest) in place; returns the sum. Numbers from `length` to its padding become 0. */
+/* exp(x - largest) in place; returns the sum. */
 static float exponentials(float *x, int length, float largest) {
     vector sum = {};
     int i = 0;
@@ -204,32 +201,36 @@ static float largest(const float *x, int length) {
     return found;
 }
 
-static inline long node_bytes(const model *m) { return (m->int8 ? 2L : 4L) * m->width; }
+static inline long number_bytes(const model *m) { return m->int8 ? 2 : 4; }
 
-/* The layer's keys (0) or values (1) of a window's nodes. */
-static inline char *plane(const step *s, const window *w, int kind) {
-    return w->past + (2L * s->layer + kind) * w->nodes * node_bytes(s->m);
+/* The layer's keys (0) or values (1) of a window's nodes, of one head. */
+static inline char *plane(const step *s, const window *w, int kind, int head) {
+    long before = (2L * s->layer + kind) * s->m->heads + head;
+    return w->past + before * w->nodes * GROUP * number_bytes(s->m);
 }
 
 static inline vector remembered(const char *node, int at, bool half) {
     return half ? from_halves((const uint16_t *)node + at) : load((const float *)node + at);
 }
 
+/* A node of a head: where it lies next in memory the CPU cannot know. */
+static inline void read_ahead(const char *node) {
+    __builtin_prefetch(node);
+    __builtin_prefetch(node + 64);
+}
+
 /* Keeps the keys and values of a row. */
 static void remember(const step *s, const window *w, int row) {
     const token *r = &s->c->row[row];
-    int width = s->m->width;
-    const float *from = s->y + (long)row * 3 * width + width;
-    for (int kind = 0; kind < 2; kind++, from += width) {
-        char *to = plane(s, w, kind) + r->path[r->length - 1] * node_bytes(s->m);
-        if (!s->m->int8) memcpy(to, from, 4 * (size_t)width);
-        for (int i = 0; s->m->int8 && i < width; i++) {
-            uint32_t bits;
-            memcpy(&bits, from + i, 4);
-            bits += 0x7fff + (bits >> 16 & 1); /* to the nearest, or to even */
-            ((uint16_t *)to)[i] = (uint16_t)(bits >> 16);
+    const float *from = s->y + (long)row * 3 * s->m->width + s->m->width;
+    for (int kind = 0; kind < 2; kind++)
+        for (int head = 0; head < s->m->heads; head++, from += GROUP) {
+            char *to = plane(s, w, kind, head) + r->path[r->length - 1] * GROUP * number_bytes(s->m);
+            for (int i = 0; i < GROUP; i += LANES) {
+                if (s->m->int8) store_halves((uint16_t *)to + i, load(from + i));
+                else store((float *)to + i, load(from + i));
+            }
         }
-    }
 }
 
 /* Self-attention of a row: y is (queries, keys, values) and then, in the queries' place, the result. */
@@ -239,24 +240,25 @@ static void text_task(void *what, int task, int thread) {
     const window *w = c->window;
     while (task >= w->first_row + w->rows) w++;
     const token *r = &c->row[task];
-    int width = s->m->width;
-    float *query = s->y + (long)task * 3 * width;
+    float *query = s->y + (long)task * 3 * s->m->width;
     float *scores = s->scratch + thread * s->scratch_floats;
     bool half = s->m->int8;
-    long stride = node_bytes(s->m), head_bytes = stride / s->m->heads;
-    const char *keys = plane(s, w, 0), *values = plane(s, w, 1);
+    long stride = GROUP * number_bytes(s->m), next = w->nodes * stride; /* to the next head */
     for (int head = 0; head < s->m->heads; head++, query += GROUP) {
+        const char *keys = plane(s, w, 0, head), *values = plane(s, w, 1, head);
         vector q[GROUP / LANES], sum[GROUP / LANES];
         for (int i = 0; i < GROUP / LANES; i++) q[i] = load(query + i * LANES), sum[i] = (vector){};
         for (int t = 0; t < r->length; t++) {
-            const char *key = keys + r->path[t] * stride + head * head_bytes;
+            const char *key = keys + r->path[t] * stride;
+            read_ahead(values + r->path[t] * stride);
             vector dot = {};
             for (int i = 0; i < GROUP / LANES; i++) dot += q[i] * remembered(key, i * LANES, half);
             scores[t] = sum_of(dot) * 0.125f;
         }
         float total = exponentials(scores, r->length, largest(scores, r->length));
         for (int t = 0; t < r->length; t++) {
-            const char *value = values + r->path[t] * stride + head * head_bytes;
+            const char *value = values + r->path[t] * stride;
+            read_ahead(keys + next + r->path[t] * stride);
             vector share = all(scores[t]);
             for (int i = 0; i < GROUP / LANES; i++)
                 sum[i] += share * remembered(value, i * LANES, half);
@@ -282,7 +284,7 @@ static void audio_task(void *what, int task, int thread) {
     for (int first = 0; first < w->rows; first += ROWS) {
         int rows = w->rows - first < ROWS ? w->rows - first : ROWS;
         float *y = s->y + (long)(w->first_row + first) * width + head * GROUP;
-        activations input = {bytes, scales, queries, GROUP};
+        activations input = {bytes, scales, queries, GROUP, false};
         for (int r = 0; r < rows; r++) {
             for (int i = 0; i < GROUP; i += LANES)
                 store(queries + r * GROUP + i, load(y + (long)r * width + i) * all(0.125f));
@@ -306,7 +308,7 @@ static void audio_task(void *what, int task, int thread) {
             }
             if (s->m->int8) quantise(x, padded, bytes + r * padded, scales + r * groups, 0);
         }
-        input = (activations){bytes, scales, scores, (int)padded};
+        input = (activations){bytes, scales, scores, (int)padded, false};
         float *found = queries; /* not needed any more */
         to = (target){NULL, found, GROUP, SET};
         for (int output = 0; output < GROUP; output += BLOCK)
@@ -356,19 +358,14 @@ bool decoder_step(team *t, const model *m, const call *c) {
     long padded = rounded_up(positions, GROUP);
     long audio = ROWS * (padded + GROUP + padded / GROUP + padded / 4 + GROUP);
     step s = {.t = t, .m = m, .c = c, .rows = rows, .outputs = outputs};
-    long most = audio > wide ? audio : wide;
+    long most = audio > wide ? audio : wide, filled = rounded_up(rows, TILE);
     s.scratch_floats = rounded_up(most > longest ? most : longest, LANES);
     long sizes[] = {(long)rows * wide, (long)rows * wide, (long)asked * outputs,
-                    s.scratch_floats * t->threads, (long)rows * (wide / GROUP), (long)rows * wide / 4};
+                    s.scratch_floats * t->threads, filled * (wide / GROUP), filled * wide / 4};
     long total = 0;
     for (int i = 0; i < 6; i++) total += sizes[i] = rounded_up(sizes[i], LANES);
-    if (4 * (size_t)total > t->scratch_bytes) {
-        free(t->scratch);
-        t->scratch = aligned_alloc(64, 4 * (size_t)total);
-        t->scratch_bytes = t->scratch ? 4 * (size_t)total : 0;
-        if (!t->scratch) return false;
-    }
-    float *memory = (float *)t->scratch;
+    float *memory = scratch(t, 4 * total);
+    if (!memory) return false;
     s.y = memory, s.z = s.y + sizes[0], s.logits = s.z + sizes[1], s.scratch = s.logits + sizes[2];
     s.scales = s.scratch + sizes[3], s.bytes = (uint8_t *)(s.scales + sizes[4]);
 

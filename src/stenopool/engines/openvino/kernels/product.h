@@ -1,16 +1,15 @@
-/* Products of rows with packed matrices, in int8 or float32, and the packing. */
+/* Products of few rows with packed matrices, in int8 or float32, and the packing. */
 #pragma once
 #include "team.h"
+#include "tiles.h"
 #include "vectors.h"
-#ifdef __AVX512VNNI__
-#include <immintrin.h>
-#endif
 
 enum {
     BLOCK = 32,     /* outputs that are computed together for some rows: two vectors */
     TOGETHER = 128, /* outputs of a task, so that what is read next is next in memory */
     GROUP = 64,     /* numbers that share a scale; also the width of a head */
     ROWS = 6,       /* rows that are computed together: as many as registers hold */
+    FEWEST_ROWS = 8, /* for which tile registers are faster */
 };
 
 /* A matrix (outputs, inputs), packed: `data` is [outputs / 16][inputs / 4][16][4] int8 or
@@ -28,6 +27,7 @@ typedef struct {
     const float *scales;
     const float *floats;
     int inputs;
+    bool tiled; /* int8, with memory for a multiple of TILE rows; the tile registers are set */
 } activations;
 
 enum { SET, SET_GELU, ADD };
@@ -123,6 +123,41 @@ static inline __attribute__((always_inline)) void float_tile(
             finish(to, row + r, output + half * LANES, sum[r][half]);
 }
 
+#ifdef __AMX_INT8__
+/* The same for up to 16 rows with the tile registers, to the same numbers. Of rows that are not there
+ * memory is read, and nothing is written. */
+static void wide_tile(int rows, const matrix *m, int output, activations a, int row, const target *to) {
+    const int groups = m->inputs / GROUP;
+    const uint8_t *bytes = a.bytes + (long)row * a.inputs;
+    const float *scales = a.scales + (long)row * groups;
+    int32_t part[2][TILE][LANES] __attribute__((aligned(64)));
+    for (int at = output; at < output + BLOCK; at += LANES) {
+        const int8_t *data = (const int8_t *)m->data + (long)at * m->inputs;
+        const int32_t *shift = m->shift + (long)at * groups;
+        const char *ahead = (const char *)data + (long)BLOCK * m->inputs;
+        vector sum[TILE] = {};
+        for (int group = 0; group <= groups; group++) {
+            if (group < groups) {
+                _tile_loadd(0, shift + group * LANES, 0); /* in each row */
+                _tile_loadd(1, bytes + group * GROUP, a.inputs);
+                _tile_loadd(2, data + (long)group * GROUP * LANES, 64);
+                _tile_dpbusd(0, 1, 2);
+                _tile_stored(0, part[group % 2], 64);
+                for (int i = 0; row == 0 && i < TILE; i++)
+                    _mm_prefetch(ahead + (group * TILE + i) * 64L, _MM_HINT_T1);
+            }
+            if (!group) continue; /* the sums of one group are scaled while the next is multiplied */
+#pragma GCC unroll 16
+            for (int r = 0; r < TILE; r++) {
+                const integers *whole = (const integers *)part[(group - 1) % 2][r];
+                sum[r] += __builtin_convertvector(*whole, vector) * all(scales[r * groups + group - 1]);
+            }
+        }
+        for (int r = 0; r < rows; r++) finish(to, row + r, at, sum[r] * load(m->scale + at));
+    }
+}
+#endif
+
 static inline __attribute__((always_inline)) void tile(
     const int rows, const matrix *m, int output, activations a, int row, const target *to) {
 #ifdef __AVX512VNNI__
@@ -134,6 +169,10 @@ static inline __attribute__((always_inline)) void tile(
 /* BLOCK outputs of some rows: to->out[row][output] for rows from 0 on. */
 static void multiply(const matrix *m, int output, activations a, int rows, const target *to) {
     int row = 0;
+#ifdef __AMX_INT8__
+    for (; a.tiled && rows - row >= FEWEST_ROWS; row += TILE)
+        wide_tile(rows - row < TILE ? rows - row : TILE, m, output, a, row, to);
+#endif
     for (; row + ROWS <= rows; row += ROWS) tile(ROWS, m, output, a, row, to);
     switch (rows - row) { /* so that the compiler knows the number */
     case 1: tile(1, m, output, a, row, to); break;
@@ -200,7 +239,8 @@ static inline void group_of(const source *from, int output, int first, float *gr
     } else {
         for (int i = 0; i < GROUP; i++) {
             uint32_t bits = 0;
-            if (i < many && from->half) bits = (uint32_t)((const uint16_t *)from->numbers)[at + i] << 16;
+            if (i < many && from->half)
+                bits = (uint32_t)((const uint16_t *)from->numbers)[at + i] << 16;
             else if (i < many) memcpy(&bits, numbers + at + i, 4);
             memcpy(group + i, &bits, 4);
         }

@@ -5,6 +5,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 enum { LANES = 16 };
 
@@ -24,14 +27,37 @@ static inline integers rounded(vector v) {
 
 /* bfloat16: the upper halves of float32. */
 static inline vector from_halves(const uint16_t *from) {
+#ifdef __AVX512F__
+    __m256i bits = _mm256_loadu_si256((const __m256i *)from);
+    return (vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+#else
     return (vector)(__builtin_convertvector(*(const halves *)from, integers) << 16);
+#endif
+}
+
+/* The same, rounded to the nearest or to even, in the upper halves of integers. */
+static inline integers rounded_half(vector v) {
+    integers bits = (integers)v;
+    return bits + 0x7fff + (bits >> 16 & 1);
+}
+
+static inline void store_halves(uint16_t *to, vector v) {
+#ifdef __AVX512BF16__
+    *(halves *)to = (halves)_mm512_cvtneps_pbh((__m512)v);
+#else
+    *(halves *)to = __builtin_convertvector(rounded_half(v) >> 16, halves);
+#endif
 }
 
 static inline long rounded_up(long value, long to) { return (value + to - 1) / to * to; }
 
 static inline vector larger(vector a, vector b) {
+#ifdef __AVX512F__
+    return (vector)_mm512_max_ps((__m512)a, (__m512)b);
+#else
     integers first = a > b;
     return (vector)(((integers)a & first) | ((integers)b & ~first));
+#endif
 }
 
 #define HALVES(v, n) __builtin_shufflevector(v, v, (0 + n) % 16, (1 + n) % 16, (2 + n) % 16, \
@@ -53,6 +79,18 @@ static inline float largest_of(vector v) {
     return v[0] > v[1] ? v[0] : v[1];
 }
 
+/* The mean of a row, and 1 / its deviation. */
+static inline void moments(const float *x, int width, vector *mean, vector *spread) {
+    vector sum = {}, squares = {};
+    for (int i = 0; i < width; i += LANES) sum += load(x + i);
+    *mean = all(sum_of(sum) / (float)width);
+    for (int i = 0; i < width; i += LANES) {
+        vector apart = load(x + i) - *mean;
+        squares += apart * apart;
+    }
+    *spread = all(1.0f / sqrtf(sum_of(squares) / (float)width + 1e-5f));
+}
+
 /* exp(x) for x <= 88, to 2e-7: 2^n by the exponent's bits, the rest by Taylor's series. */
 static inline vector exponential(vector x) {
     x = larger(x, all(-87.0f));
@@ -70,6 +108,18 @@ static inline vector exponential(vector x) {
     return p * (vector)(whole << 23);
 }
 
+/* 2^x for x <= 126, to 8e-5, which bfloat16 does not see; no smaller than 2^-100. */
+static inline vector power_of_two(vector x) {
+    x = larger(x, all(-100.0f));
+    vector shifted = x + all(12582912.0f); /* its lowest bits are those of an integer */
+    vector rest = x - (shifted - all(12582912.0f));
+    vector p = all(5.517166e-2f);
+    p = p * rest + all(2.4261114e-1f);
+    p = p * rest + all(6.9326099e-1f);
+    p = p * rest + all(9.9992807e-1f);
+    return (vector)((integers)p + ((integers)shifted << 23));
+}
+
 /* x times the share of the normal distribution below x; erf as Abramowitz and Stegun 7.1.26. */
 static inline vector gelu(vector x) {
     vector scaled = x * all(0.70710678f);
@@ -80,9 +130,27 @@ static inline vector gelu(vector x) {
     p = p * t + all(1.421413741f);
     p = p * t - all(0.284496736f);
     p = p * t + all(0.254829592f);
-    vector tail = p * t * exponential(-size * size); /* 1 - erf(size) */
+    /* 1 - erf(size); bounded, as numbers below 1e-38 take the CPU 50 times as long */
+    vector tail = p * t * exponential(larger(-size * size, all(-60.0f)));
     integers below = scaled < (vector){};
     vector upper = all(2.0f) - tail;
     vector twice = (vector)(((integers)tail & below) | ((integers)upper & ~below));
     return all(0.5f) * x * twice;
+}
+
+/* The same to 5e-5, for bfloat16: the share by one polynomial, fitted between -4.5 and 4.5. */
+static inline vector gelu_for_halves(vector x) {
+    x = larger(x, all(-4.5f));
+    vector bounded = -larger(-x, all(-4.5f)), square = bounded * bounded;
+    vector p = all(-1.7256818e-12f);
+    p = p * square + all(2.02185e-10f);
+    p = p * square + all(-1.0564845e-8f);
+    p = p * square + all(3.2784524e-7f);
+    p = p * square + all(-6.8131485e-6f);
+    p = p * square + all(1.0172978e-4f);
+    p = p * square + all(-1.1426966e-3f);
+    p = p * square + all(9.8917307e-3f);
+    p = p * square + all(-6.6420637e-2f);
+    p = p * square + all(3.9892465e-1f);
+    return x * (p * bounded + all(0.5f));
 }
