@@ -2,14 +2,18 @@
 
     python benchmarks/roofline.py SPEECH.wav [--model base] [--threads 2]
 
-The ceilings are measured on the spot: reading memory, and products in OpenVINO of a size that suits
-it. Times are medians of runs with nothing beside them, so that run together they are longer.
+The ceilings are measured on the spot: reading memory and the last cache, products in registers
+(`ceilings.c`, compiled by `cc`), and products in OpenVINO of a size that suits it. Times are
+medians of runs with nothing beside them, so that run together they are longer.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +38,10 @@ from stenopool.models.weights import AUDIO_POSITIONS, WhisperShape, inner_width,
 
 WINDOW_SECONDS = 30
 TEXT = 120  # tokens of a window
-SIZE = 2048  # of the products that tell the ceiling
-READ_BYTES = 400_000_000
+SIZE = 2048  # of OpenVINO's products
+ROUNDS = 10_000_000  # of products in registers
+READ_BYTES = 400_000_000  # that fit in no cache
+NEAR_BYTES = 32_000_000  # that the last cache may hold
 
 
 def main() -> None:
@@ -51,13 +57,19 @@ def main() -> None:
     with Recording(given.speech) as recording:
         samples = np.concatenate(list(recording))[: WINDOW_SECONDS * SAMPLE_RATE]
 
-    memory = READ_BYTES / median(partial(read, choice.threads), 7) / 1e9
-    print(f"{choice.threads} threads, {choice.precision}; reading memory: {memory:.0f} GB/s")
-    products = {kind: product(kind, choice.threads) for kind in ("f32", "bf16")}
+    memory = read(READ_BYTES, choice.threads)
+    near = read(NEAR_BYTES, choice.threads)
+    print(f"{choice.threads} threads, {choice.precision}")
+    print(f"reading memory: {memory:.0f} GB/s, the last cache {near:.0f} GB/s")
+    products = {
+        f"in OpenVINO, {kind}, of {SIZE} x {SIZE}": product(kind, choice.threads)
+        for kind in ("f32", "bf16")
+    }
+    products |= registers(choice.threads)
     for kind, speed in products.items():
-        print(f"product in {kind} of {SIZE} x {SIZE}: {speed / 1e9:.0f} GFLOP/s")
+        print(f"products {kind}: {speed / 1e9:.0f} G operations/s")
     of_decoder(engine, weights.shape, inner_width(weights), memory)
-    of_encoder(engine, weights.shape, inner_width(weights), samples, products["bf16"])
+    of_encoder(engine, weights.shape, inner_width(weights), samples, max(products.values()))
     of_sound(given.speech, samples, engine)
 
 
@@ -137,7 +149,7 @@ def say(
     """A line of the table."""
     line = f"{what:30} {1000 * seconds:7.1f} ms"
     if flops:
-        line += f"  {flops / 1e9:5.1f} G operations, {flops / seconds / most:.0%} of the product"
+        line += f"  {flops / 1e9:5.1f} G operations, {flops / seconds / most:.0%} of the most"
     if reads:
         line += f"  {reads / 1e6:5.0f} MB, {reads / seconds / 1e9 / memory:.0%} of the memory"
     print(line, flush=True)
@@ -153,13 +165,29 @@ def median(run: Callable[[], object], times: int) -> float:
     return statistics.median(taken[1:])
 
 
-_BLOCK = np.ones(READ_BYTES // 8)
-
-
-def read(threads: int) -> float:
-    """Read a block of memory that fits in no cache."""
+def read(size: int, threads: int) -> float:
+    """GB a second that all threads together read, each its own part."""
+    parts = np.array_split(np.ones(size // 8), threads)
     with ThreadPoolExecutor(threads) as pool:
-        return sum(map(float, pool.map(np.max, np.array_split(_BLOCK, threads))))
+        return size / median(lambda: list(pool.map(np.max, parts)), 9) / 1e9
+
+
+def registers(threads: int) -> dict[str, float]:
+    """Operations a second of products that read no memory, of the kinds that the CPU has."""
+    source = Path(__file__).with_name("ceilings.c")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
+        compiled = Path(folder) / "ceilings.so"
+        flags = ["-O2", "-march=native", "-shared", "-fPIC"]
+        subprocess.run(["cc", *flags, "-o", compiled, source], check=True)
+        opened = ctypes.CDLL(str(compiled))
+        found = {}
+        for name in ("bfloat16_tiles", "int8_vectors"):
+            function = getattr(opened, name)
+            function.restype, function.argtypes = ctypes.c_double, [ctypes.c_long]
+            run = partial(lambda do: sum(pool.map(do, [ROUNDS] * threads)), function)
+            if done := run():
+                found[f"in registers, {name.replace('_', ' ')}"] = done / median(run, 5)
+        return found
 
 
 def product(kind: str, threads: int) -> float:

@@ -43,12 +43,16 @@ static inline bool allowed_tiles(void) {
 
 /* The tile registers, for the thread that calls. */
 static inline void begin_tiles(void) {
-    struct {
+    /* Static: of a variable the compiler knows only that its first bytes are read. */
+    static const struct {
         uint8_t palette, start, unused[14];
         uint16_t bytes[16];
         uint8_t rows[16];
-    } shape = {.palette = 1};
-    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = TILE;
+    } shape = {
+        .palette = 1,
+        .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+        .rows = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE},
+    };
     _tile_loadconfig(&shape);
 }
 
@@ -59,6 +63,7 @@ static inline void end_tiles(void) { _tile_release(); }
 static inline __attribute__((always_inline)) void product(
     const half *rows, long rows_next, const half *weights, long weights_next, int tiles, float *out,
     const bool add) {
+    __asm__ volatile("" ::: "memory"); /* GCC 12 does not know that loading tiles reads memory */
     if (add) {
         _tile_loadd(0, out, 128);
         _tile_loadd(1, out + TILE, 128);

@@ -1,0 +1,56 @@
+/* What a core can multiply at most: products in registers only, that wait for nothing. Each function
+ * returns the operations that it did, 0 where the CPU has no such instructions. */
+#include <stdint.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+double bfloat16_tiles(long rounds) {
+#ifdef __AMX_BF16__
+    enum { REQUEST = 0x1023, TILE_DATA = 18 };
+    if (syscall(SYS_arch_prctl, REQUEST, TILE_DATA)) return 0;
+    static const struct {
+        uint8_t palette, start, unused[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {
+        .palette = 1,
+        .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+        .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+    };
+    _tile_loadconfig(&shape);
+    for (long i = 0; i < rounds; i++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_release();
+    return 4.0 * 16 * 16 * 32 * 2 * (double)rounds;
+#else
+    (void)rounds;
+    return 0;
+#endif
+}
+
+double int8_vectors(long rounds) {
+#ifdef __AVX512VNNI__
+    enum { SUMS = 12 };
+    __m512i sum[SUMS] = {}, x = _mm512_set1_epi8(1);
+    for (long i = 0; i < rounds; i++) {
+#pragma GCC unroll 12
+        for (int k = 0; k < SUMS; k++) {
+            sum[k] = _mm512_dpbusd_epi32(sum[k], x, x);
+            __asm__ volatile("" : "+v"(sum[k])); /* lest the compiler sees that it is for nothing */
+        }
+    }
+    return SUMS * 64.0 * 2 * (double)rounds;
+#else
+    (void)rounds;
+    return 0;
+#endif
+}
