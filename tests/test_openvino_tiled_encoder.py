@@ -23,7 +23,7 @@ from whisper_in_numpy import (
 SHAPE = WhisperShape(
     mel_bins=37, width=128, encoder_layers=2, decoder_layers=2, vocabulary=173, text_positions=64
 )
-INNER = 320
+INNER = 2112  # the weights of a layer are more than what is multiplied in one go
 POSITIONS = (37, 70, 64, 1500)  # a tile has 32
 
 
@@ -51,31 +51,38 @@ def reference(weights: WhisperWeights, window: NDArray[np.float32]) -> list[Numb
     x = layers.convolution(window.astype(np.float64), "model.encoder.conv1", 1)
     x = layers.convolution(x, "model.encoder.conv2", 2).T
     x = x + layers.weights["model.encoder.embed_positions.weight"][: len(x)]
-    for layer in range(SHAPE.encoder_layers):
+    for layer in range(weights.shape.encoder_layers):
         name = f"model.encoder.layers.{layer}"
         x = x + layers.self_attention(x, name, causal=False)
         x = x + layers.feed_forward(x, name)
     x = layers.norm(x, "model.encoder.layer_norm")
     found = []
-    for layer in range(SHAPE.decoder_layers):
+    for layer in range(weights.shape.decoder_layers):
         name = f"model.decoder.layers.{layer}.encoder_attn"
         found.append(heads(layers.linear(x, f"{name}.k_proj")))
         found.append(heads(layers.linear(x, f"{name}.v_proj")).transpose(0, 2, 1))
     return found
 
 
+@pytest.fixture(scope="module")
+def references(weights: WhisperWeights) -> dict[int, list[Numbers]]:
+    return {positions: reference(weights, features(positions)) for positions in POSITIONS}
+
+
+def apart(bits: NDArray[np.uint16], expected: Numbers) -> float:
+    """Of what should be the same; 0.01 is what bfloat16's 8 bits leave."""
+    assert bits.shape == expected.shape
+    return float(np.linalg.norm(numbers(bits) - expected) / np.linalg.norm(expected))
+
+
 def test_keys_and_values_are_those_of_the_paper(
-    encoders: TiledEncoders, weights: WhisperWeights
+    encoders: TiledEncoders, references: dict[int, list[Numbers]]
 ) -> None:
     """One encoder for windows of any length, one after the other."""
     encoder = encoders.one(Team(2))
-    for positions in POSITIONS:
-        window = features(positions)
-        ours = [numbers(one) for one in encoder.run(window)]
-        for found, expected in zip(ours, reference(weights, window), strict=True):
-            assert found.shape == expected.shape
-            apart = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-            assert apart < 0.01  # bfloat16 has 8 bits
+    for positions, expected in references.items():
+        for found, one in zip(encoder.run(features(positions)), expected, strict=True):
+            assert apart(found, one) < 0.01
 
 
 def test_numbers_do_not_depend_on_threads_or_windows_before(encoders: TiledEncoders) -> None:
@@ -90,6 +97,44 @@ def test_numbers_do_not_depend_on_threads_or_windows_before(encoders: TiledEncod
 def test_large_numbers_stay_finite(encoders: TiledEncoders) -> None:
     for one in encoders.one(Team(2)).run(1e6 * features(37)):
         assert np.isfinite(numbers(one)).all()
+
+
+def test_positions_that_fill_a_tile_are_not_heard(
+    encoders: TiledEncoders, weights: WhisperWeights
+) -> None:
+    """However large their scores are: without a place they are as 100 e-fold to the others'."""
+    tensors = {name: tensor.copy() for name, tensor in weights.tensors.items()}
+    tensors["model.encoder.embed_positions.weight"][:, 0] = 100
+    name = "model.encoder.layers.0.self_attn"
+    for first in (0, 64):  # of a head
+        for kind in "kq":
+            tensors[f"{name}.{kind}_proj.weight"][first] = 0
+        tensors[f"{name}.k_proj.weight"][first, 0] = -16
+        tensors[f"{name}.q_proj.bias"][first] = 8
+    given = WhisperWeights(weights.shape, weights.generation, tensors)
+    window = features(70)
+    ours = TiledEncoders(given, Team(2)).one(Team(2)).run(window)
+    for found, expected in zip(ours, reference(given, window), strict=True):
+        assert apart(found, expected) < 0.02
+
+
+@pytest.mark.parametrize("size", [(36, 140), (37, 141), (37, 3002)])
+def test_windows_of_another_shape_are_refused(
+    encoders: TiledEncoders, size: tuple[int, int]
+) -> None:
+    with pytest.raises(ValueError, match="window"):
+        encoders.one(Team(1)).run(np.zeros(size, np.float32))
+
+
+@pytest.mark.parametrize(("bins", "inner"), [(80, 8256), (2731, 64)])
+def test_layers_larger_than_any_model_has(bins: int, inner: int, encoders: TiledEncoders) -> None:
+    """What a hostile file may say; their weights alone are more than a core's share of a cache."""
+    shape = WhisperShape(bins, 64, 1, 1, 173, 64)
+    weights = random_weights(shape, inner)
+    window = np.random.default_rng(3).normal(0.0, 1.0, (bins, 20)).astype(np.float32)
+    ours = TiledEncoders(weights, Team(2)).one(Team(2)).run(window)
+    for found, expected in zip(ours, reference(weights, window), strict=True):
+        assert apart(found, expected) < 0.02
 
 
 def test_layers_of_an_odd_size_are_a_damaged_model() -> None:

@@ -24,11 +24,13 @@ from stenopool.engines.openvino.library import (
     address,
     addresses,
     aligned,
+    checked_inner,
     library,
+    odd_sizes,
 )
 from stenopool.engines.rules import Next
-from stenopool.errors import EngineFailed, ModelDamaged
-from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights, inner_width
+from stenopool.errors import EngineFailed
+from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights
 
 CANDIDATES = 16  # of the text tokens of a row; as in kernels/decoder.c
 _BLOCK = 32  # a bias is padded to a multiple of so many outputs
@@ -167,12 +169,9 @@ class PackedDecoder:
     ) -> None:
         self.int8 = int8
         self.shape = shape = weights.shape
-        inner = inner_width(weights)
-        if inner % HEAD_WIDTH or not CANDIDATES <= end < shape.vocabulary:
-            raise ModelDamaged(
-                "its sizes are not those of a Whisper model",
-                do="Pull the model again with `steno models pull NAME --force`",
-            )
+        inner = checked_inner(weights)
+        if not CANDIDATES <= end < shape.vocabulary:
+            raise odd_sizes()
         self.end = end
         self._given = Given(weights.tensors)
         self.table = np.ascontiguousarray(weights.tensors[_TABLE])

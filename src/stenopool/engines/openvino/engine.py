@@ -37,8 +37,8 @@ class OpenVINOEngine:
 
     Args:
         folder: with weights that `models.weights` reads and `tokenizer.json`.
-        precision: see `processor.precision`; `int8` quantises weights, and what the encoder's
-            layers take.
+        precision: see `processor.precision`; `int8` quantises weights, and what layers take. Where
+            there is AMX the encoder is bfloat16 then, which is as fast.
         threads: cores to use; each four of them run a batch of their own, up to four batches.
 
     Raises:

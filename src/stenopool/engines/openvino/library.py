@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stenopool.engines.openvino.processor import flags
-from stenopool.errors import EngineFailed, EngineMissing
-from stenopool.models.weights import Tensors
+from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
+from stenopool.models.weights import HEAD_WIDTH, Tensors, WhisperWeights, inner_width
 
 # The best first, each with the CPU's features that setup.py lets its compiler use.
 _AVX2 = frozenset({"abm", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
@@ -60,8 +60,8 @@ def library() -> ctypes.CDLL:
                 return kernels
     raise EngineMissing(
         "the kernels for this CPU were not compiled when Stenopool was installed",
-        do="Install a C compiler (`apt install gcc`) and Stenopool again with `--no-binary "
-        "stenopool`, or use `--engine ctranslate2`",
+        do="Install a C compiler (GCC 10 or Clang 12, or later) and Stenopool again with "
+        "`--no-binary stenopool`, or use `--engine ctranslate2`",
     )
 
 
@@ -114,6 +114,25 @@ class Given:
 
     def norm(self, name: str) -> Norm:
         return Norm(self.at(self.floats(f"{name}.weight")), self.at(self.floats(f"{name}.bias")))
+
+
+def checked_inner(weights: WhisperWeights) -> int:
+    """Width of the feed-forward layers.
+
+    Raises:
+        ModelDamaged: it is not one that the kernels take.
+    """
+    inner = inner_width(weights)
+    if inner % HEAD_WIDTH:
+        raise odd_sizes()
+    return inner
+
+
+def odd_sizes() -> ModelDamaged:
+    return ModelDamaged(
+        "its sizes are not those of a Whisper model",
+        do="Pull the model again with `steno models pull NAME --force`",
+    )
 
 
 def address(array: NDArray[Any]) -> int:

@@ -21,10 +21,11 @@ from stenopool.engines.openvino.library import (
     address,
     addresses,
     aligned,
+    checked_inner,
     library,
 )
-from stenopool.errors import EngineFailed, ModelDamaged
-from stenopool.models.weights import HEAD_WIDTH, WhisperWeights
+from stenopool.errors import EngineFailed
+from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights
 
 _DEPTH = 32  # what products sum over is padded to a multiple of so many
 
@@ -62,12 +63,7 @@ class TiledEncoders:
     def __init__(self, weights: WhisperWeights, team: Team) -> None:
         self.shape = shape = weights.shape
         self._tensors, self._given = weights.tensors, Given(weights.tensors)
-        inner = len(weights.tensors["model.encoder.layers.0.fc1.weight"])
-        if inner % HEAD_WIDTH:
-            raise ModelDamaged(
-                "its sizes are not those of a Whisper model",
-                do="Pull the model again with `steno models pull NAME --force`",
-            )
+        inner = checked_inner(weights)
         places = self._given.floats("model.encoder.embed_positions.weight")
         layers = [self._layer(number, team) for number in range(shape.encoder_layers)]
         crossed = [
@@ -94,13 +90,14 @@ class TiledEncoders:
         return TiledEncoder(self, team)
 
     def prepare(self, frames: int) -> None:
-        """Windows of any length need no more."""
+        """Windows of any number of frames up to 3000 need no more."""
 
     def _bias(self, name: str) -> Floats:
         """Zeros where there is none: keys have none."""
         found = self._tensors.get(f"{name}.bias")
-        width = np.zeros(self.shape.width, np.float32)
-        return width if found is None else np.asarray(found, np.float32)
+        if found is None:
+            return np.zeros(self.shape.width, np.float32)
+        return np.asarray(found, np.float32)
 
     def _layer(self, number: int, team: Team) -> _Layer:
         name = f"model.encoder.layers.{number}"
@@ -122,10 +119,11 @@ class TiledEncoders:
     def _convolution(self, name: str, team: Team) -> Linear:
         """As a product with what is heard at three times."""
         weights = self._given.floats(f"{name}.weight").transpose(0, 2, 1)
-        return self._packed(weights.reshape(len(weights), -1), self._bias(name), team)
+        flat = weights.reshape(len(weights), -1)
+        padded = np.pad(flat, ((0, 0), (0, -flat.shape[1] % _DEPTH)))
+        return self._packed(padded, self._bias(name), team)
 
     def _packed(self, weights: Floats, bias: Floats, team: Team) -> Linear:
-        weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % _DEPTH)))
         outputs, inputs = weights.shape
         packed = aligned(2 * outputs * inputs)
         library().encoder_pack(team.handle, address(weights), outputs, inputs, address(packed))
@@ -144,9 +142,14 @@ class TiledEncoder:
         values (heads, 64, positions); they are valid until the next run.
 
         Args:
-            window: (mel bins, frames), two frames for each position.
+            window: (mel bins, frames), two frames for each of at most 1500 positions.
+
+        Raises:
+            ValueError: it is of another shape.
         """
         shape, positions = self._packed.shape, window.shape[1] // 2
+        if window.shape != (shape.mel_bins, 2 * positions) or positions > AUDIO_POSITIONS:
+            raise ValueError(f"a window of {window.shape}")
         sizes = ((positions, HEAD_WIDTH), (HEAD_WIDTH, positions))
         if not self._audio or self._audio[0].shape[1] != positions:
             self._audio = [

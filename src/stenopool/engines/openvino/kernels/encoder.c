@@ -4,7 +4,7 @@
  * leaves a product is finished (bias, GELU, the sum with what it is added to) while it is in the
  * cache, and laid down as the next product reads it. Sums, norms and softmax are float32.
  *
- * Python (encoder.py) owns all memory but the scratch, and checks all sizes.
+ * Python (tiled_encoder.py) owns all memory but the scratch, and checks all sizes.
  */
 #include "team.h"
 #include "tiles.h"
@@ -50,11 +50,17 @@ typedef struct encoding {
 
 /* ---- products, and where they go ------------------------------------------------------------- */
 
+/* Outputs whose weights stay in a core's cache. */
+static inline int strip_of(int inputs) {
+    int strip = STRIP_BYTES / (2 * inputs) / SQUARE * SQUARE;
+    return strip < SQUARE ? SQUARE : strip;
+}
+
 static void product_task(void *what, int task, int thread) {
     (void)thread;
     const encoding *e = what;
     float found[2][SQUARE * SQUARE] __attribute__((aligned(64)));
-    int strip = STRIP_BYTES / (2 * e->inputs) / SQUARE * SQUARE;
+    int strip = strip_of(e->inputs);
     int first = task / e->blocks * strip, row = task % e->blocks * SQUARE;
     int last = first + strip < e->outputs ? first + strip : e->outputs;
     long next = (long)e->inputs * TILE;
@@ -73,7 +79,7 @@ static void product_task(void *what, int task, int thread) {
 /* Rows through a linear layer. */
 static void apply(encoding *e, const half *input, int rows, int inputs, linear l, int outputs,
                   void (*take)(const encoding *, const float *, int, int)) {
-    int strip = STRIP_BYTES / (2 * inputs) / SQUARE * SQUARE;
+    int strip = strip_of(inputs);
     e->input = input, e->inputs = inputs, e->linear = l, e->outputs = outputs, e->take = take;
     e->blocks = rows / SQUARE;
     share(e->t, (outputs + strip - 1) / strip * e->blocks, product_task, e);
@@ -218,6 +224,13 @@ static void normalise(encoding *e, const norm *n) {
     share(e->t, e->rows / SQUARE, norm_task, e);
 }
 
+/* Of a square of scores those of positions that only fill its tiles become the smallest. */
+static void leave_out(const encoding *e, int square, float *scores) {
+    int after = e->positions - square * SQUARE;
+    for (int r = 0; r < SQUARE; r++)
+        for (int i = after; i < SQUARE; i++) scores[r * SQUARE + i] = -INFINITY;
+}
+
 /* What 32 rows of a head hear of all positions. Their scores are computed twice, for the largest and
  * for their exponentials: to keep them takes longer, as they do not fit into the nearest cache. One
  * square is multiplied while the one before is worked on. */
@@ -238,8 +251,10 @@ static void attention_task(void *what, int task, int thread) {
     for (int i = 0; i <= squares; i++) {
         if (i < squares)
             product(queries, next, keys + 2 * next * i, next, HEAD / DEPTH, scores[i % 2], false);
-        const float *from = scores[(i + 1) % 2];
-        for (int r = 0; i && r < SQUARE; r++, from += SQUARE)
+        if (!i) continue;
+        float *from = scores[(i + 1) % 2];
+        leave_out(e, i - 1, from);
+        for (int r = 0; r < SQUARE; r++, from += SQUARE)
             most[r] = larger(most[r], larger(load(from), load(from + LANES)));
     }
     for (int r = 0; r < SQUARE; r++) most[r] = all(largest_of(most[r]));
@@ -248,10 +263,9 @@ static void attention_task(void *what, int task, int thread) {
             product(queries, next, keys + 2 * next * i, next, HEAD / DEPTH, scores[i % 2], false);
         if (!i) continue;
         int before = (i - 1) % ATTENDED;
-        int after = e->positions - (i - 1) * SQUARE; /* what is only there to fill the tile */
-        for (int r = 0; r < SQUARE; r++) {
-            float *from = scores[(i + 1) % 2] + r * SQUARE;
-            for (int k = after; k < SQUARE; k++) from[k] = -INFINITY;
+        float *from = scores[(i + 1) % 2];
+        leave_out(e, i - 1, from);
+        for (int r = 0; r < SQUARE; r++, from += SQUARE) {
             half *to = at_row(shares, ATTENDED * DEPTH, r, before * DEPTH);
             vector left = power_of_two(load(from) - most[r]);
             vector right = power_of_two(load(from + LANES) - most[r]);

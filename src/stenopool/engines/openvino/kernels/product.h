@@ -135,7 +135,7 @@ static void wide_tile(int rows, const matrix *m, int output, activations a, int 
         const int8_t *data = (const int8_t *)m->data + (long)at * m->inputs;
         const int32_t *shift = m->shift + (long)at * groups;
         const char *ahead = (const char *)data + (long)BLOCK * m->inputs;
-        vector sum[TILE] = {};
+        __m512 sum[TILE] = {};
         for (int group = 0; group <= groups; group++) {
             if (group < groups) {
                 _tile_loadd(0, shift + group * LANES, 0); /* in each row */
@@ -149,11 +149,12 @@ static void wide_tile(int rows, const matrix *m, int output, activations a, int 
             if (!group) continue; /* the sums of one group are scaled while the next is multiplied */
 #pragma GCC unroll 16
             for (int r = 0; r < TILE; r++) {
-                const integers *whole = (const integers *)part[(group - 1) % 2][r];
-                sum[r] += __builtin_convertvector(*whole, vector) * all(scales[r * groups + group - 1]);
+                __m512 whole = _mm512_cvtepi32_ps(_mm512_load_si512(part[(group - 1) % 2][r]));
+                __m512 scale = _mm512_set1_ps(scales[r * groups + group - 1]);
+                sum[r] = _mm512_fmadd_ps(whole, scale, sum[r]);
             }
         }
-        for (int r = 0; r < rows; r++) finish(to, row + r, at, sum[r] * load(m->scale + at));
+        for (int r = 0; r < rows; r++) finish(to, row + r, at, (vector)sum[r] * load(m->scale + at));
     }
 }
 #endif

@@ -22,11 +22,15 @@ typedef struct {
     struct worker { void *team; int number; pthread_t id; } *workers;
 } team;
 
+#pragma GCC visibility push(hidden)
+
 /* Runs tasks 0 to `tasks` - 1, each on one of the threads; returns when all are done. */
 void share(team *t, int tasks, void (*run)(void *what, int task, int thread), void *what);
 
 /* Memory of the calls of a team, of which one runs at a time. NULL where there is none. */
 void *scratch(team *t, long bytes);
+
+#pragma GCC visibility pop
 
 /* A team of the calling thread and others. NULL where the system has no memory or no threads. */
 team *team_begin(int threads);

@@ -60,22 +60,26 @@ static inline vector larger(vector a, vector b) {
 #endif
 }
 
-#define HALVES(v, n) __builtin_shufflevector(v, v, (0 + n) % 16, (1 + n) % 16, (2 + n) % 16, \
-    (3 + n) % 16, (4 + n) % 16, (5 + n) % 16, (6 + n) % 16, (7 + n) % 16, (8 + n) % 16, \
-    (9 + n) % 16, (10 + n) % 16, (11 + n) % 16, (12 + n) % 16, (13 + n) % 16, (14 + n) % 16, \
-    (15 + n) % 16)
+#define FROM(n) (0 + n) % 16, (1 + n) % 16, (2 + n) % 16, (3 + n) % 16, (4 + n) % 16, (5 + n) % 16, \
+    (6 + n) % 16, (7 + n) % 16, (8 + n) % 16, (9 + n) % 16, (10 + n) % 16, (11 + n) % 16, \
+    (12 + n) % 16, (13 + n) % 16, (14 + n) % 16, (15 + n) % 16
+#if defined(__clang__) || __GNUC__ >= 12
+#define TURNED(v, n) __builtin_shufflevector(v, v, FROM(n))
+#else
+#define TURNED(v, n) __builtin_shuffle(v, (integers){FROM(n)})
+#endif
 
 static inline float sum_of(vector v) {
-    v += HALVES(v, 8);
-    v += HALVES(v, 4);
-    v += HALVES(v, 2);
+    v += TURNED(v, 8);
+    v += TURNED(v, 4);
+    v += TURNED(v, 2);
     return v[0] + v[1];
 }
 
 static inline float largest_of(vector v) {
-    v = larger(v, HALVES(v, 8));
-    v = larger(v, HALVES(v, 4));
-    v = larger(v, HALVES(v, 2));
+    v = larger(v, TURNED(v, 8));
+    v = larger(v, TURNED(v, 4));
+    v = larger(v, TURNED(v, 2));
     return v[0] > v[1] ? v[0] : v[1];
 }
 
@@ -138,7 +142,8 @@ static inline vector gelu(vector x) {
     return all(0.5f) * x * twice;
 }
 
-/* The same to 5e-5, for bfloat16: the share by one polynomial, fitted between -4.5 and 4.5. */
+/* The same to 1e-4, or 2e-5 of x, for bfloat16: the share by one polynomial, fitted between -4.5 and
+ * 4.5. */
 static inline vector gelu_for_halves(vector x) {
     x = larger(x, all(-4.5f));
     vector bounded = -larger(-x, all(-4.5f)), square = bounded * bounded;
