@@ -1,35 +1,18 @@
 /* What a core can multiply at most: products in registers only, that wait for nothing. Each function
  * returns the operations that it did, 0 where the CPU has no such instructions. */
-#include <stdint.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-#ifdef __AMX_BF16__
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "../src/stenopool/engines/openvino/kernels/tiles.h"
 
 double bfloat16_tiles(long rounds) {
 #ifdef __AMX_BF16__
-    enum { REQUEST = 0x1023, TILE_DATA = 18 };
-    if (syscall(SYS_arch_prctl, REQUEST, TILE_DATA)) return 0;
-    static const struct {
-        uint8_t palette, start, unused[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } shape = {
-        .palette = 1,
-        .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-        .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-    };
-    _tile_loadconfig(&shape);
+    if (!allowed_tiles()) return 0;
+    begin_tiles();
     for (long i = 0; i < rounds; i++) {
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_release();
+    end_tiles();
     return 4.0 * 16 * 16 * 32 * 2 * (double)rounds;
 #else
     (void)rounds;

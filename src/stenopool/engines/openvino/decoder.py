@@ -189,7 +189,7 @@ class PackedDecoder:
             int8=int8,
             layer=(_Layer * len(layers))(*layers),
             last_norm=self._given.norm("model.decoder.layer_norm"),
-            head=self._linear(self.table, never, team),
+            head=self._packed(self.table, never, team),
         )
 
     @property
@@ -199,16 +199,13 @@ class PackedDecoder:
 
     def _layer(self, number: int, team: Team) -> _Layer:
         name = f"model.decoder.layers.{number}"
-        own = [f"{name}.self_attn.{kind}_proj" for kind in "qkv"]
-        qkv = np.concatenate([self._given.floats(f"{one}.weight") for one in own])
-        query, value = self._given.floats(f"{own[0]}.bias"), self._given.floats(f"{own[2]}.bias")
         return _Layer(
             self._given.norm(f"{name}.self_attn_layer_norm"),
             self._given.norm(f"{name}.encoder_attn_layer_norm"),
             self._given.norm(f"{name}.final_layer_norm"),
-            self._linear(qkv, np.concatenate([query, np.zeros_like(query), value]), team),
+            self._linear([f"{name}.self_attn.{kind}_proj" for kind in "qkv"], team),
             *(
-                self._named(f"{name}.{one}", team)
+                self._linear([f"{name}.{one}"], team)
                 for one in (
                     "self_attn.out_proj",
                     "encoder_attn.q_proj",
@@ -219,11 +216,10 @@ class PackedDecoder:
             ),
         )
 
-    def _named(self, name: str, team: Team) -> Linear:
-        floats = self._given.floats
-        return self._linear(floats(f"{name}.weight"), floats(f"{name}.bias"), team)
+    def _linear(self, names: Sequence[str], team: Team) -> Linear:
+        return self._packed(*self._given.linear(names), team)
 
-    def _linear(self, weight: NDArray[Any], bias: Floats, team: Team) -> Linear:
+    def _packed(self, weight: NDArray[Any], bias: Floats, team: Team) -> Linear:
         weight = np.ascontiguousarray(weight, dtype=np.float32)
         outputs, inputs = weight.shape
         packed = aligned(library().decoder_matrix_bytes(outputs, inputs, self.int8))

@@ -63,14 +63,14 @@ class OpenVINOEngine:
         self._text_positions = weights.shape.text_positions
         self._heads = weights.generation.alignment_heads or weights.shape.upper_heads
         self._encoders: Encoders
+        team = Team(threads)
         if precision != FLOAT32 and library().encoder_is_fast():
-            team = Team(threads)
             self._encoders = TiledEncoders(weights, team)
             packed = self._packed_decoder(weights, team)
         else:
             with ThreadPoolExecutor(1) as pool:
                 made = pool.submit(GraphEncoders, folder, weights, precision, threads, groups)
-                packed = self._packed_decoder(weights, Team(threads))
+                packed = self._packed_decoder(weights, team)
                 self._encoders = made.result()
         fitting = MOST_BATCH_BYTES // packed.window_bytes
         places = min(max(1, fitting), MOST_PLACES)

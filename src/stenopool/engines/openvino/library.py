@@ -60,8 +60,8 @@ def library() -> ctypes.CDLL:
                 return kernels
     raise EngineMissing(
         "the kernels for this CPU were not compiled when Stenopool was installed",
-        do="Install a C compiler (GCC 10 or Clang 12, or later) and Stenopool again with "
-        "`--no-binary stenopool`, or use `--engine ctranslate2`",
+        do="Install a C compiler (`apt install gcc`; GCC 11 or Clang 14, or later) and Stenopool "
+        "again with `--no-binary stenopool`, or use `--engine ctranslate2`",
     )
 
 
@@ -106,6 +106,18 @@ class Given:
 
     def floats(self, name: str) -> NDArray[np.float32]:
         return np.ascontiguousarray(self._tensors[name], dtype=np.float32)
+
+    def linear(self, names: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weights and biases of layers that read the same, their outputs one after the other."""
+        weights = [self.floats(f"{name}.weight") for name in names]
+        biases = [
+            self.floats(f"{name}.bias")
+            if f"{name}.bias" in self._tensors
+            else np.zeros(len(weight), np.float32)  # keys have none
+            for name, weight in zip(names, weights, strict=True)
+        ]
+        whole = weights[0] if len(weights) == 1 else np.concatenate(weights)  # no needless copy
+        return whole, np.concatenate(biases)
 
     def at(self, array: NDArray[Any]) -> int:
         """Its address."""

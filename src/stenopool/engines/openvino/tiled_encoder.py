@@ -6,6 +6,7 @@ It gives what the graph of `encoder.py` gives, in bfloat16.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_int32, c_void_p
 from typing import Any
 
@@ -62,7 +63,7 @@ class TiledEncoders:
 
     def __init__(self, weights: WhisperWeights, team: Team) -> None:
         self.shape = shape = weights.shape
-        self._tensors, self._given = weights.tensors, Given(weights.tensors)
+        self._given = Given(weights.tensors)
         inner = checked_inner(weights)
         places = self._given.floats("model.encoder.embed_positions.weight")
         layers = [self._layer(number, team) for number in range(shape.encoder_layers)]
@@ -92,13 +93,6 @@ class TiledEncoders:
     def prepare(self, frames: int) -> None:
         """Windows of any number of frames up to 3000 need no more."""
 
-    def _bias(self, name: str) -> Floats:
-        """Zeros where there is none: keys have none."""
-        found = self._tensors.get(f"{name}.bias")
-        if found is None:
-            return np.zeros(self.shape.width, np.float32)
-        return np.asarray(found, np.float32)
-
     def _layer(self, number: int, team: Team) -> _Layer:
         name = f"model.encoder.layers.{number}"
         return _Layer(
@@ -111,17 +105,14 @@ class TiledEncoders:
             ),
         )
 
-    def _linear(self, names: list[str], team: Team) -> Linear:
-        """Layers that read the same, their outputs one after the other."""
-        weights = np.concatenate([self._given.floats(f"{name}.weight") for name in names])
-        return self._packed(weights, np.concatenate([self._bias(name) for name in names]), team)
+    def _linear(self, names: Sequence[str], team: Team) -> Linear:
+        return self._packed(*self._given.linear(names), team)
 
     def _convolution(self, name: str, team: Team) -> Linear:
         """As a product with what is heard at three times."""
-        weights = self._given.floats(f"{name}.weight").transpose(0, 2, 1)
-        flat = weights.reshape(len(weights), -1)
-        padded = np.pad(flat, ((0, 0), (0, -flat.shape[1] % _DEPTH)))
-        return self._packed(padded, self._bias(name), team)
+        weights, bias = self._given.linear([name])
+        flat = weights.transpose(0, 2, 1).reshape(len(weights), -1)
+        return self._packed(np.pad(flat, ((0, 0), (0, -flat.shape[1] % _DEPTH))), bias, team)
 
     def _packed(self, weights: Floats, bias: Floats, team: Team) -> Linear:
         outputs, inputs = weights.shape

@@ -227,6 +227,7 @@ static void normalise(encoding *e, const norm *n) {
 /* Of a square of scores those of positions that only fill its tiles become the smallest. */
 static void leave_out(const encoding *e, int square, float *scores) {
     int after = e->positions - square * SQUARE;
+    if (after >= SQUARE) return;
     for (int r = 0; r < SQUARE; r++)
         for (int i = after; i < SQUARE; i++) scores[r * SQUARE + i] = -INFINITY;
 }
