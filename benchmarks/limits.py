@@ -56,25 +56,31 @@ def memory(speech: Path, model: str, folder: Path) -> None:
 
 
 def hours(speech: Path, model: str, count: int, folder: Path) -> None:
-    """How long each hour of one recording takes, and the memory of the process after it."""
+    """How long each hour of one recording takes, and the memory of the process after it.
+
+    The hours are counted from the first text on: before it, models are loaded and the first
+    windows fill the batch, which no later hour does.
+    """
     from stenopool import Options, Transcriber
 
     path = folder / "hours.wav"
     _repeat(speech, path, count * HOUR)
     transcriber = Transcriber(model)
-    ended = [time.perf_counter()]
+    began = time.perf_counter()
+    marks: list[tuple[float, float]] = []  # seconds of audio done, and when
 
     def told(done: float, _total: float | None) -> None:
-        while len(ended) <= done // HOUR:
-            ended.append(time.perf_counter())
-            number = len(ended) - 1
-            print(
-                f"hour {number:3}  {ended[-1] - ended[-2]:6.1f} s  {_resident_mib():5.0f} MiB",
-                flush=True,
-            )
+        now = time.perf_counter()
+        if not marks:
+            print(f"first text  {now - began:4.1f} s  {_resident_mib():5.0f} MiB", flush=True)
+            marks.append((done, now))
+        while done >= marks[0][0] + len(marks) * HOUR:
+            marks.append((done, now))
+            took = now - marks[-2][1]
+            print(f"hour {len(marks) - 1:3}  {took:6.1f} s  {_resident_mib():5.0f} MiB", flush=True)
 
     transcript = transcriber.transcribe(path, Options(language="en"), progress=told)
-    took = np.diff(ended)
+    took = np.diff([when for _, when in marks])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{transcript.duration / HOUR:.2f} h, {len(transcript.text.split())} words")
     print(f"peak {peak:.0f} MiB; the last hour took {took[-1] / took[0]:.3f} times the first")
