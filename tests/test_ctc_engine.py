@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Callable
@@ -14,10 +15,10 @@ import pytest
 
 from ctc_models import CONFIG, SYMBOLS, safetensors, write_json, write_model
 from stenopool import engines
-from stenopool.audio import Samples
+from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.decoding.ctc.alphabet import Alphabet
 from stenopool.decoding.ctc.path import best_path, words_of
-from stenopool.errors import EngineMissing, ModelDamaged
+from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
 from stenopool.models import Store
 from stenopool.models.safetensors import read_safetensors
 from stenopool.models.wav2vec2 import read_wav2vec2
@@ -61,6 +62,13 @@ def test_lower_precision_says_nearly_the_same(precision: str, tmp_path: Path) ->
     exact, rough = opened(folder).logits(sounds()), opened(folder, precision).logits(sounds())
     for one, other in zip(exact, rough, strict=True):
         assert np.abs(one - other).mean() < 0.1 * one.std()
+
+
+def test_numbers_that_overflow_are_an_error(tmp_path: Path) -> None:
+    """Else the first symbol, which is often the blank, would be the best, for no text."""
+    folder = write_model(tmp_path)
+    with pytest.raises(EngineFailed, match="overflows"):
+        opened(folder).emissions([np.full(SAMPLE_RATE, np.nan, dtype=np.float32)])
 
 
 def test_sound_shorter_than_a_frame_has_none(tmp_path: Path) -> None:
@@ -193,6 +201,20 @@ def header(changes: dict[str, Any]) -> Damage:
     return damage
 
 
+def number_of_bias(number: float) -> Damage:
+    """The bias of the first symbol."""
+
+    def damage(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        data = bytearray(file.read_bytes())
+        (length,) = struct.unpack("<Q", data[:8])
+        at = 8 + length + json.loads(data[8 : 8 + length])["lm_head.bias"]["data_offsets"][0]
+        data[at : at + 4] = struct.pack("<f", number)
+        file.write_bytes(data)
+
+    return damage
+
+
 def cut(count: int) -> Damage:
     return lambda folder: (folder / "model.safetensors").write_bytes(
         (folder / "model.safetensors").read_bytes()[:count]
@@ -213,6 +235,8 @@ DAMAGES: dict[str, Damage] = {
     "a shape of text": header({"shape": "30"}),
     "another type": header({"dtype": "F16"}),
     "a type of nobody's": header({"dtype": "Q4"}),
+    "a number that is none": number_of_bias(math.nan),
+    "an infinite number": number_of_bias(-math.inf),
     "config is missing": lambda folder: (folder / "preprocessor_config.json").unlink(),
     "another rate": lambda folder: write_json(
         folder / "preprocessor_config.json", {"sampling_rate": 8000}

@@ -294,6 +294,21 @@ def test_alignment_has_a_start_for_each_token_and_the_end(
         assert one.starts[-1] <= SECONDS
 
 
+@pytest.mark.parametrize("count", [445, 446, 447, 460])
+def test_text_that_fills_the_decoder_is_aligned(
+    engine: Engine, vocabulary: Vocabulary, features: Features, count: int
+) -> None:
+    """It holds 448 tokens; a text in a loop may reach them, the end after it does not fit."""
+    text = [1000 + number for number in range(count)]
+    head = vocabulary.head(None, "transcribe")
+    (found,) = engine.align(engine.encode(features[:1]), head, [text], [SECONDS])
+    assert found.starts.shape == (count + 1,)
+    assert (np.diff(found.starts) >= 0).all()
+    if found.probabilities is not None:
+        assert found.probabilities.shape == (count,)
+        assert (found.probabilities[:445] > 0).all()
+
+
 def test_probability_of_each_token_is_told_once(
     engine: Engine, vocabulary: Vocabulary, features: Features
 ) -> None:

@@ -10,14 +10,17 @@ import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stenopool.errors import ModelDamaged
+from stenopool.models.formats.ctranslate2_writer import write_ctranslate2
 from stenopool.models.formats.ggml import write_ggml
 from stenopool.models.formats.ggml_reader import read_ggml
 from stenopool.models.formats.model import Whisper
@@ -26,7 +29,9 @@ from stenopool.models.formats.pickles import described
 from stenopool.models.formats.reading import read_whisper, source_files
 from stenopool.models.formats.records import stored_records
 from stenopool.models.formats.transformers import write_transformers
+from stenopool.models.local import user_model
 from stenopool.models.safetensors import read_safetensors
+from stenopool.models.weights import LazyTensors, Stored
 from whisper_models import tiny
 
 FUZZED = settings(
@@ -477,3 +482,52 @@ def test_nothing_here_needs_pytorch() -> None:
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- numbers that are none --------------------------------------------------------------------
+
+Write = Callable[[Whisper, Path], object]
+WRITERS: dict[str, Write] = {
+    "transformers": write_transformers,
+    "openai": lambda model, folder: write_openai(model, folder / "model.pt"),
+    "ggml": lambda model, folder: write_ggml(model, folder / "ggml-model.bin"),
+    "ctranslate2": lambda model, folder: write_ctranslate2(model, folder, "float32"),
+}
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("form", WRITERS)
+def test_weights_that_are_no_numbers_are_refused(
+    model: Whisper,
+    form: str,
+    number: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would say anything, or nothing, without an error."""
+    name = "model.decoder.layers.1.fc1.weight"
+    stored = dict(model.weights.stored())
+    spoiled = stored[name].load().copy()
+    spoiled[3, 5] = number
+    stored[name] = Stored.of(spoiled)
+    weights = replace(model.weights, tensors=LazyTensors(stored))
+    folder, cache = tmp_path / "model", tmp_path / "cache"
+    folder.mkdir()
+    WRITERS[form](replace(model, weights=weights), folder)
+    monkeypatch.setenv("STENO_COMPILED_DIR", str(cache))
+    with pytest.raises(ModelDamaged, match="infinite or none"):
+        user_model(folder)
+    assert not list(cache.rglob("*.bin"))
+
+
+def test_scale_of_zero_is_refused(model: Whisper, tmp_path: Path) -> None:
+    """int8 weights are divided by it."""
+    write_ctranslate2(model, tmp_path, "int8")
+    user_model(tmp_path)
+    data = bytearray((tmp_path / "model.bin").read_bytes())
+    name = b"decoder/layer_0/ffn/linear_0/weight_scale\0"
+    at = data.index(name) + len(name) + struct.calcsize("<BIBI")  # one dimension
+    data[at : at + 4] = bytes(4)
+    (tmp_path / "model.bin").write_bytes(data)
+    with pytest.raises(ModelDamaged, match="weight_scale"):
+        user_model(tmp_path)

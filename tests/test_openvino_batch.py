@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,8 @@ from stenopool.decoding.tokens import Vocabulary
 from stenopool.engines.base import Hypothesis, Search
 from stenopool.engines.openvino import OpenVINOEngine
 from stenopool.engines.openvino.batch import Batch, Decoding
-from stenopool.engines.openvino.decoder import Decoder, Heard
+from stenopool.engines.openvino.decoder import Decoder, Heard, Rows
+from stenopool.engines.rules import Next
 from stenopool.engines.search import strategy
 from stenopool.errors import EngineFailed
 
@@ -166,3 +167,27 @@ def test_failure_is_told_to_all_in_the_batch_and_to_nobody_after(
             running.step()
     assert all(isinstance(one.outcome, EngineFailed) and one.has_left for one in both)
     assert_same(alone(running, begin(0)), expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("after", [0, 3])
+def test_window_whose_numbers_overflow_fails_alone(
+    running: Batch, begin: Begin, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    expected = alone(running, begin(1))
+    both = [begin(0), begin(1)]
+    running.add(both)
+    for _ in range(after):
+        running.step()
+    step = Decoder.step
+
+    def overflows(self: Decoder, windows: Sequence[Rows]) -> Next:
+        found = step(self, windows)
+        found.mass[0] = np.nan
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "step", overflows)
+        running.step()
+    assert isinstance(both[0].outcome, EngineFailed)
+    assert_same(finished(running, both[1])[0], expected)

@@ -13,7 +13,7 @@ from stenopool.engines.openvino import decoder, library
 from stenopool.engines.openvino.decoder import CANDIDATES, Decoder, Heard, PackedDecoder, Past, Rows
 from stenopool.engines.openvino.library import Team
 from stenopool.engines.rules import Next
-from stenopool.errors import EngineMissing, ModelDamaged
+from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
 from stenopool.models.weights import WhisperShape, WhisperWeights
 from whisper_in_numpy import (
     VARIANTS,
@@ -194,6 +194,27 @@ def test_bfloat16_is_heard_as_the_same_numbers_in_float32(make: Make, audio: Aud
     bits = [(one.view(np.uint32) >> 16).astype(np.uint16) for one in audio[0]]
     floats = [numbers(one) for one in bits]
     np.testing.assert_array_equal(found.hear(bits).block, found.hear(floats).block)
+
+
+def test_audio_that_is_no_number_is_refused(make: Make, audio: Audio) -> None:
+    spoiled = [one.copy() for one in audio[0]]
+    spoiled[1][:, :, 11] = np.nan
+    bits = [(one.view(np.uint32) >> 16).astype(np.uint16) for one in spoiled]
+    for layers in (spoiled, bits):
+        with pytest.raises(EngineFailed, match="overflows"):
+            make(2).hear(layers)
+
+
+@pytest.mark.filterwarnings("error")
+def test_text_that_is_no_number_is_told(make: Make, audio: Audio) -> None:
+    decoder = make(2)
+    decoder._packed.table = decoder._packed.table.copy()
+    decoder._packed.table[4] = np.nan
+    heard = [decoder.hear(one) for one in audio]
+    found = decoder.step(
+        [rows(one, decoder.past(), [token]) for one, token in zip(heard, (4, 5), strict=True)]
+    )
+    assert np.isfinite(found.mass).tolist() == [False, True]
 
 
 def test_numbers_depend_neither_on_threads_nor_on_other_rows(make: Make, audio: Audio) -> None:

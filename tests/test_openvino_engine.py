@@ -214,17 +214,6 @@ def test_tokens_begin_where_ctranslate2_says(
         assert one.starts[-1] > SECONDS / 2
 
 
-@pytest.mark.parametrize("count", [445, 446, 447, 460])
-def test_text_that_fills_the_decoder_is_aligned(
-    exact: OpenVINOEngine, features: Features, vocabulary: Vocabulary, count: int
-) -> None:
-    """It holds 448 tokens; a text in a loop may reach them, the end after it does not fit."""
-    text = [1000 + number for number in range(count)]
-    (found,) = aligned(exact, features[:1], vocabulary, [text])
-    assert found.starts.shape == (count + 1,)
-    assert (np.diff(found.starts) >= 0).all()
-
-
 # --- batches ----------------------------------------------------------------------------------
 
 

@@ -99,6 +99,19 @@ def test_large_numbers_stay_finite(encoders: TiledEncoders) -> None:
         assert np.isfinite(numbers(one)).all()
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_sound_that_is_no_number_is_none_after_every_layer(
+    encoders: TiledEncoders, number: float
+) -> None:
+    """No rounding and no bound may make a number of it: what overflows must be seen."""
+    window = features(70)
+    window[5, 61] = number
+    for one in encoders.one(Team(2)).run(window):
+        none = ~np.isfinite(numbers(one))
+        assert none.any()
+        assert (none.all(axis=1) | ~none.any(axis=1)).all()  # all numbers of a position
+
+
 def test_positions_that_fill_a_tile_are_not_heard(
     encoders: TiledEncoders, weights: WhisperWeights
 ) -> None:

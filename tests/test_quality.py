@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import zlib
 
 import pytest
@@ -20,6 +21,7 @@ from stenopool.decoding.quality import (
     judge,
 )
 from stenopool.engines.base import Hypothesis
+from stenopool.errors import EngineFailed
 
 OPTIONS = settled()
 GOOD = Hypothesis((), -0.3, 0.05)
@@ -155,3 +157,9 @@ def test_silence_follows_the_options() -> None:
     assert not is_silence(figures, 30.0, OPTIONS)
     assert is_silence(figures, 30.0, settled(no_speech_threshold=0.4))
     assert not is_silence(figures, 30.0, settled(no_speech_threshold=0.4, logprob_threshold=-2.0))
+
+
+@pytest.mark.parametrize("logprob", [math.nan, -math.inf])
+def test_text_of_no_probability_is_an_error(logprob: float) -> None:
+    with pytest.raises(EngineFailed, match="overflows"):
+        judge(Hypothesis((), logprob, 0.05), "", 1.0, OPTIONS)

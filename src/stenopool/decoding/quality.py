@@ -10,11 +10,12 @@ the media (see `stenopool.audio.media`).
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 
 from stenopool.decoding.options import Options
-from stenopool.engines.base import Hypothesis
+from stenopool.engines.base import Hypothesis, overflowed
 
 REPETITION = "repetition"
 LOW_PROBABILITY = "low_probability"
@@ -67,7 +68,13 @@ def _repeats(words: list[str], length: int) -> bool:
 
 
 def judge(hypothesis: Hypothesis, text: str, speech_seconds: float, options: Options) -> Figures:
-    """Figures and flags of a window's text."""
+    """Figures and flags of a window's text.
+
+    Raises:
+        EngineFailed: the model is sure by what is no number, so that the text means nothing.
+    """
+    if not math.isfinite(hypothesis.avg_logprob):
+        raise overflowed()
     ratio = compression_ratio(text)
     flags = []
     if ratio > options.compression_ratio_threshold or has_loop(text):

@@ -9,10 +9,10 @@ from pathlib import Path
 import tokenizers
 
 from stenopool.decoding.languages import WITHOUT_SPACES
+from stenopool.engines.base import TEXT_POSITIONS
 from stenopool.errors import ModelDamaged, UnsupportedOption, UsageError
 
-CONTEXT_TOKENS = 448  # of the decoder: prompt and text together
-PREVIOUS_TOKENS = CONTEXT_TOKENS // 2 - 1  # that a prompt may take of it, as in the paper's code
+PREVIOUS_TOKENS = TEXT_POSITIONS // 2 - 1  # that a prompt may take, as in the paper's code
 SECONDS_PER_TIMESTAMP = 0.02
 
 _REPLACEMENT = "\ufffd"

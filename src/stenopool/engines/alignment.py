@@ -36,6 +36,23 @@ def starts(attention: NDArray[np.float32]) -> NDArray[np.int64]:
     return first
 
 
+def starts_of_text(attention: NDArray[np.float32], before: int, count: int) -> NDArray[np.int64]:
+    """The position where each token of a text begins, and where the last one ends.
+
+    Args:
+        attention: (tokens, positions) of what stands before the text, the text and the end token,
+            as far as the decoder has places: a text in a loop may fill them.
+        before: tokens before the text.
+        count: tokens of the text.
+
+    Returns:
+        (count + 1,) positions; tokens for which there was no place begin where the last one does.
+    """
+    # The row of a token's predecessor is where that token is predicted.
+    found = starts(attention[before - 1 : before + count])
+    return np.pad(found, (0, count + 1 - len(found)), mode="edge")
+
+
 def _best_steps(cost: NDArray[np.float32]) -> NDArray[np.int8]:
     """Where the cheapest path to each cell comes from.
 

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stenopool.audio.features import Features
+from stenopool.errors import EngineFailed
 
 POSITIONS_PER_SECOND = 50  # of the encoder's output
+TEXT_POSITIONS = 448  # of every Whisper model's decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Search:
     beam_size: int = 5
     temperature: float = 0.0
     best_of: int = 5
-    max_tokens: int = 448
+    max_tokens: int = TEXT_POSITIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,14 @@ class Alignment:
 
     starts: NDArray[np.float64]
     probabilities: NDArray[np.float64] | None
+
+
+def overflowed() -> EngineFailed:
+    """Of numbers that are infinite, or none at all: any text would follow from them, or none."""
+    return EngineFailed(
+        "what the model computes overflows",
+        do="Use another model, or, on a GPU, more bits (`STENO_TORCH_PRECISION=float32`)",
+    )
 
 
 class Encoded(Protocol):

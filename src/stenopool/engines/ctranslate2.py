@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stenopool.audio.features import FRAMES_PER_SECOND, WINDOW_FRAMES, Features
-from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
+from stenopool.engines.base import (
+    POSITIONS_PER_SECOND,
+    TEXT_POSITIONS,
+    Alignment,
+    Encoded,
+    Hypothesis,
+    Search,
+)
 from stenopool.errors import EngineFailed, EngineMissing, ModelDamaged
 
 T = TypeVar("T")
@@ -103,10 +110,11 @@ class CTranslate2Engine:
         seconds: Sequence[float],
     ) -> list[Alignment]:
         frames = [max(1, round(length * FRAMES_PER_SECOND)) for length in seconds]
-        results = _run(
-            lambda: self._model.align(encoded, list(start), [list(text) for text in texts], frames)
-        )
-        return [_alignment(result) for result in results]
+        # A text in a loop may leave no place for what CTranslate2 puts before and after it.
+        fitting = TEXT_POSITIONS - len(start) - 2
+        given = [list(text[:fitting]) for text in texts]
+        results = _run(lambda: self._model.align(encoded, list(start), given, frames))
+        return [_alignment(result, len(text)) for result, text in zip(results, texts, strict=True)]
 
 
 def _best(result: Any) -> Hypothesis:  # noqa: ANN401  untyped extension class
@@ -120,13 +128,20 @@ def _best(result: Any) -> Hypothesis:  # noqa: ANN401  untyped extension class
     return Hypothesis(tokens, float(avg_logprob), float(result.no_speech_prob))
 
 
-def _alignment(result: Any) -> Alignment:  # noqa: ANN401  untyped extension class
-    """Start of each token: the first encoder position on its row of the warping path."""
+def _alignment(result: Any, count: int) -> Alignment:  # noqa: ANN401  untyped extension class
+    """Start of each token: the first encoder position on its row of the warping path.
+
+    Args:
+        count: tokens of the text. Those for which there was no place begin where the last one that
+            had one ends; their probability is 0, as nobody knows it.
+    """
     path: NDArray[np.int64] = np.asarray(result.alignments, dtype=np.int64).reshape(-1, 2)
     first = np.flatnonzero(np.diff(path[:, 0], prepend=-1))
+    probabilities = np.asarray(result.text_token_probs, dtype=np.float64)
+    missing = count - len(probabilities)
     return Alignment(
-        starts=path[first, 1] / POSITIONS_PER_SECOND,
-        probabilities=np.asarray(result.text_token_probs, dtype=np.float64),
+        starts=np.pad(path[first, 1], (0, missing), mode="edge") / POSITIONS_PER_SECOND,
+        probabilities=np.pad(probabilities, (0, missing)),
     )
 
 

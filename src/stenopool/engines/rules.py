@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stenopool.engines.base import overflowed
 from stenopool.engines.special import Special
 
 LATEST_FIRST_TIMESTAMP = 50  # steps of 20 ms, as in the paper's code: text begins within 1 s
@@ -35,7 +37,13 @@ class Next:
         return Next(self.ids[rows], self.logits[rows], self.mass[rows], self.specials[rows])
 
     def special_shares(self, token: int) -> NDArray[np.float64]:
-        """The probability of a special token, by its number from the end token on, in each row."""
+        """The probability of a special token, by its number from the end token on, in each row.
+
+        Raises:
+            EngineFailed: what the model says is no number.
+        """
+        if not np.isfinite(self.mass).all():
+            raise overflowed()
         total = np.logaddexp(
             self.mass, np.logaddexp.reduce(self.specials, axis=1, dtype=np.float64)
         )
@@ -80,10 +88,16 @@ class Rules:
         self._special, self._timestamps = special, timestamps
 
     def choices(self, following: Next, row: int, so_far: tuple[int, ...]) -> Choices:
-        """The candidates after a hypothesis, with log-probabilities over all that is allowed."""
+        """The candidates after a hypothesis, with log-probabilities over all that is allowed.
+
+        Raises:
+            EngineFailed: what the model says is no number.
+        """
         special = self._special
         ids, logits = following.ids[row].astype(np.int64), following.logits[row].astype(np.float64)
         mass, end = float(following.mass[row]), float(following.specials[row, 0])
+        if not isfinite(mass):
+            raise overflowed()
         if not so_far:
             first = np.isin(ids, special.suppressed_first)
             logits = np.where(first, -np.inf, logits)

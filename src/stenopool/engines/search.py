@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stenopool.engines.base import Hypothesis, Search
+from stenopool.engines.base import Hypothesis, Search, overflowed
 from stenopool.engines.rules import Choice, Next, Rules
 from stenopool.engines.special import Special
 
@@ -189,6 +189,8 @@ class LanguageShares:
     def advance(self, following: Next) -> None:
         special = self._special
         logits = following.specials[0, [id - special.end for id in special.languages.values()]]
+        if not np.isfinite(logits).all():
+            raise overflowed()
         shares = np.exp(logits - logits.max())
         self.shares = dict(zip(special.languages, (shares / shares.sum()).tolist(), strict=True))
         self.done = True

@@ -78,6 +78,8 @@ def user_model(name: str | Path) -> LocalModel:
         ModelDamaged: a file is missing or cannot be read.
         OutputError: it is of another format, and cannot be rewritten for the engines.
     """
+    from stenopool.models.formats.ctranslate2 import is_ctranslate2, refuse_damaged_numbers
+
     folder = Path(name)
     rewritten = opened(folder)
     if rewritten:
@@ -94,6 +96,8 @@ def user_model(name: str | Path) -> LocalModel:
         if (folder / file).is_symlink():
             regular(folder / file)  # else it could be any file of this machine
     found = {file: sha256(folder / file, advice) for file in USER_FILES}
+    if is_ctranslate2(folder / USER_FILES[0]):  # else engines say what is wrong with it
+        refuse_damaged_numbers(folder)
     return LocalModel(folder.resolve().name, folder, found[USER_FILES[0]], None)
 
 

@@ -19,7 +19,7 @@ from stenopool.files import PARTIAL, folder_beside, give_name, make_folder
 from stenopool.models.files import sha256
 from stenopool.settings import settings
 
-_VERSION = 1  # of what is written
+_VERSION = 2  # of what is written, and of what is looked at
 _STALE_SECONDS = 24 * 3600.0  # what is older and has no name yet was killed
 _UNUSED_SECONDS = 30 * 24 * 3600.0  # what nobody has opened for so long goes
 _DO = "Download the model again, or export it again with `steno models export`"
@@ -62,7 +62,7 @@ def _rewrite(source: Path, folder: Path) -> None:
     from stenopool.models.formats.ctranslate2_writer import write_ctranslate2
     from stenopool.models.formats.reading import is_quantised, read_whisper
 
-    whisper = read_whisper(source)
+    whisper = read_whisper(source).sound()
     # To round what was quantised costs a thousandth of a quantisation step.
     precision = "float16" if is_quantised(source) else whisper.precision
     make_folder(folder.parent)

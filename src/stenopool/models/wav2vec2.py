@@ -16,7 +16,7 @@ from stenopool.errors import ModelDamaged
 from stenopool.models.files import CONFIG, damaged, read_json, regular
 from stenopool.models.safetensors import read_safetensors
 from stenopool.models.wav2vec2_config import Wav2Vec2Shape, is_normalised, shape_of
-from stenopool.models.weights import Tensor
+from stenopool.models.weights import Tensor, refuse_overflow
 
 WEIGHTS = "model.safetensors"
 
@@ -59,7 +59,7 @@ def read_wav2vec2(folder: Path) -> Wav2Vec2Weights:
                 f"`{name}` in `{WEIGHTS}` is {tensor.dtype} of {list(tensor.shape)}, not "
                 f"floating point of {list(size)}, as `{CONFIG}` says"
             )
-        found[name] = tensor
+        found[name] = refuse_overflow(name, tensor)
     return Wav2Vec2Weights(shape, found, is_normalised(folder))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stenopool.errors import ModelDamaged
+from stenopool.models.files import damaged
 
 Tensor = NDArray[Any]
 Tensors = Mapping[str, Tensor]
@@ -219,6 +220,20 @@ def _both(name: str, size: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ..
 def inner_width(weights: WhisperWeights) -> int:
     """Width between the two parts of a layer's feed-forward network."""
     return len(weights.tensors["model.encoder.layers.0.fc1.bias"])
+
+
+def refuse_overflow(name: str, tensor: Tensor) -> Tensor:
+    """The tensor itself, all of whose numbers are numbers.
+
+    A model that was trained into overflow, or was damaged before it was hashed, would say anything
+    or nothing without an error.
+
+    Raises:
+        ModelDamaged: one is infinite or not a number.
+    """
+    if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        raise damaged(f"`{name}` has numbers that are infinite or none at all")
+    return tensor
 
 
 def from_bfloat16(bits: Tensor) -> Tensor:

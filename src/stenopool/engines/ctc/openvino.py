@@ -15,6 +15,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from stenopool.audio import SAMPLE_RATE, Samples
+from stenopool.engines.base import overflowed
 from stenopool.engines.ctc.base import Emissions
 from stenopool.engines.ctc.graph import acoustic
 from stenopool.engines.ctc.levels import Levels
@@ -108,14 +109,17 @@ class OpenVinoCtcEngine:
         inputs = {"samples": padded}
         inputs["heard"] = _marks(frames, self._shape.frames_of(padded.shape[1]))[..., None]
         if self._levels:
-            found = [
+            levels = [
                 self._levels.of(row[:length]) for row, length in zip(padded, lengths, strict=True)
             ]
-            scale, shift = np.array(found, dtype=np.float32).transpose(1, 0, 2)[..., None]
+            scale, shift = np.array(levels, dtype=np.float32).transpose(1, 0, 2)[..., None]
             inputs |= {"scale": scale, "shift": shift}
         with self._groups.one() as group:
             logits = group.infer(inputs)
-        return [row[:count] for row, count in zip(logits, frames, strict=True)]
+        found = [row[:count] for row, count in zip(logits, frames, strict=True)]
+        if not all(np.isfinite(row).all() for row in found):
+            raise overflowed()
+        return found
 
     def _levelled(self, samples: Samples) -> Samples:
         """As the feature extractor does it."""

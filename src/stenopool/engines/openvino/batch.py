@@ -106,7 +106,10 @@ class Batch:
         first = 0
         for one, rows in zip(self._active, windows, strict=True):
             last = first + len(rows.asked)
-            one.advance(following.of(slice(first, last)), self._special)
+            try:
+                one.advance(following.of(slice(first, last)), self._special)
+            except EngineFailed as error:  # of this window alone
+                one.outcome = error
             first = last
 
     def _release(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stenopool.engines.base import overflowed
 from stenopool.engines.openvino.library import (
     Given,
     Linear,
@@ -30,7 +31,7 @@ from stenopool.engines.openvino.library import (
 )
 from stenopool.engines.rules import Next
 from stenopool.errors import EngineFailed
-from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights
+from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights, from_bfloat16
 
 CANDIDATES = 16  # of the text tokens of a row; as in kernels/decoder.c
 _BLOCK = 32  # a bias is padded to a multiple of so many outputs
@@ -246,7 +247,14 @@ class Decoder:
         Args:
             audio: each layer's keys (heads, positions, 64) and values (heads, 64, positions);
                 float32, or the bits of bfloat16 as uint16.
+
+        Raises:
+            EngineFailed: what the encoder computed is no number.
         """
+        # A position that is none makes every number none that is computed of it: one will do.
+        values = audio[1][0, 0]
+        if not np.isfinite(from_bfloat16(values) if values.dtype == np.uint16 else values).all():
+            raise overflowed()
         positions = audio[0].shape[-2]
         model = ctypes.byref(self._packed.structure)
         block = aligned(library().decoder_window_bytes(model, positions))
@@ -274,8 +282,10 @@ class Decoder:
         else:
             logits = found.logits
         highest = found.logits[:, :1]
-        sums = found.mass + np.exp(logits - highest).sum(axis=1)
-        return Next(found.ids, logits, np.log(sums) + highest[:, 0], found.specials)
+        with np.errstate(all="ignore"):  # of numbers that are none; `Rules` refuses them
+            sums = found.mass + np.exp(logits - highest).sum(axis=1)
+            mass = np.log(sums) + highest[:, 0]
+        return Next(found.ids, logits, mass, found.specials)
 
     def attention(
         self, heard: Heard, tokens: Sequence[int], positions: int, heads: Sequence[tuple[int, int]]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stenopool.audio.features import Features
-from stenopool.engines.alignment import starts
+from stenopool.engines.alignment import starts_of_text
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.engines.openvino.batch import Batch, Decoding
 from stenopool.engines.openvino.decoder import Decoder, Heard, PackedDecoder
@@ -150,9 +150,7 @@ class OpenVINOEngine:
                 tokens = [*head, *text, self._special.end][: self._text_positions]
                 with group.turns:
                     attention = group.decoder.attention(heard, tokens, length, self._heads)
-                # The row of a token's predecessor is where that token is predicted.
-                path = starts(normalised(attention)[len(head) - 1 : len(head) + len(text)])
-                path = np.pad(path, (0, len(text) + 1 - len(path)), mode="edge")
+                path = starts_of_text(normalised(attention), len(head), len(text))
                 found.append(Alignment(path / POSITIONS_PER_SECOND, None))
         return found
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stenopool.audio.features import FRAMES_PER_SECOND, Features
-from stenopool.engines.alignment import starts
+from stenopool.engines.alignment import starts_of_text
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.engines.search import LanguageShares, strategy
 from stenopool.engines.special import special_tokens
@@ -158,10 +158,9 @@ class TorchEngine:
             for number, (text, sound) in enumerate(zip(texts, seconds, strict=True)):
                 heard = [(k[number, None], v[number, None]) for k, v in windows.heard]
                 length = min(max(1, round(sound * POSITIONS_PER_SECOND)), windows.states.shape[1])
-                tokens = [*head, *text, self._special.end]
+                tokens = [*head, *text, self._special.end][: self._model.shape.text_positions]
                 attention = self._model.attention(tokens, heard, length)
-                # The row of a token's predecessor is where that token is predicted.
-                path = starts(attention[len(head) - 1 : -1])
+                path = starts_of_text(attention, len(head), len(text))
                 found.append(Alignment(path / POSITIONS_PER_SECOND, None))
         return found
 

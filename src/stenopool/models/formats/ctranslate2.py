@@ -24,6 +24,7 @@ from stenopool.models.weights import (
     WhisperWeights,
     assembled,
     from_bfloat16,
+    refuse_overflow,
 )
 
 WEIGHTS, CONFIG, TOKENIZER = "model.bin", "config.json", "tokenizer.json"
@@ -72,6 +73,19 @@ def read_ctranslate2(folder: Path) -> WhisperWeights:
     """
     stored = _in_transformers_names(dict(_tensors(folder / WEIGHTS)))
     return assembled(stored, _generation(folder / CONFIG), _DO)
+
+
+def refuse_damaged_numbers(folder: Path) -> None:
+    """Look at every number in a folder, of any model that CTranslate2 knows.
+
+    Raises:
+        ModelDamaged: some are none.
+    """
+    for name, tensor in _tensors(folder / WEIGHTS):
+        floating = tensor.dtype == np.uint16
+        refuse_overflow(name, from_bfloat16(tensor) if floating else tensor)
+        if name.endswith("_scale") and not tensor.all():  # what int8 weights are divided by
+            raise _damaged(f"`{name}` has zeros")
 
 
 def is_ctranslate2(file: Path) -> bool:

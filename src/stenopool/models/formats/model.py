@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -9,7 +10,13 @@ import numpy as np
 
 from stenopool.errors import UnsupportedOption
 from stenopool.models.formats.special import SpecialTokens, special_tokens
-from stenopool.models.weights import LazyTensors, Stored, Tensor, WhisperWeights
+from stenopool.models.weights import (
+    LazyTensors,
+    Stored,
+    Tensor,
+    WhisperWeights,
+    refuse_overflow,
+)
 
 FLOAT16, FLOAT32 = "float16", "float32"
 
@@ -36,6 +43,18 @@ class Whisper:
         """Type of most of its numbers."""
         return str(self.weights.tensors["model.decoder.embed_tokens.weight"].dtype)
 
+    def sound(self) -> Whisper:
+        """The same model, every number of which is looked at.
+
+        Raises (when a tensor is used):
+            ModelDamaged: one is infinite, or none at all.
+        """
+        checked = {
+            name: Stored(one.shape, partial(_sound, name, one))
+            for name, one in self.weights.stored().items()
+        }
+        return self._of(checked)
+
     def in_precision(self, wanted: str) -> Whisper:
         """The same model with all tensors of one type.
 
@@ -46,7 +65,14 @@ class Whisper:
             name: Stored(one.shape, partial(_converted, name, one, wanted))
             for name, one in self.weights.stored().items()
         }
-        return replace(self, weights=replace(self.weights, tensors=LazyTensors(changed)))
+        return self._of(changed)
+
+    def _of(self, tensors: Mapping[str, Stored]) -> Whisper:
+        return replace(self, weights=replace(self.weights, tensors=LazyTensors(tensors)))
+
+
+def _sound(name: str, stored: Stored) -> Tensor:
+    return refuse_overflow(name, stored.load())
 
 
 def _converted(name: str, stored: Stored, wanted: str) -> Tensor:

@@ -51,6 +51,7 @@ static inline void store_halves(uint16_t *to, vector v) {
 
 static inline long rounded_up(long value, long to) { return (value + to - 1) / to * to; }
 
+/* The second where either is not a number: `larger(bound, x)` keeps that it is none. */
 static inline vector larger(vector a, vector b) {
 #ifdef __AVX512F__
     return (vector)_mm512_max_ps((__m512)a, (__m512)b);
@@ -97,7 +98,7 @@ static inline void moments(const float *x, int width, vector *mean, vector *spre
 
 /* exp(x) for x <= 88, to 2e-7: 2^n by the exponent's bits, the rest by Taylor's series. */
 static inline vector exponential(vector x) {
-    x = larger(x, all(-87.0f));
+    x = larger(all(-87.0f), x);
     vector turns = x * all(1.44269504f);
     integers whole = __builtin_convertvector(turns + all(127.5f), integers); /* positive: truncated */
     vector n = __builtin_convertvector(whole, vector) - all(127.0f);
@@ -145,8 +146,8 @@ static inline vector gelu(vector x) {
 /* The same to 1e-4, or 2e-5 of x, for bfloat16: the share by one polynomial, fitted between -4.5 and
  * 4.5. */
 static inline vector gelu_for_halves(vector x) {
-    x = larger(x, all(-4.5f));
-    vector bounded = -larger(-x, all(-4.5f)), square = bounded * bounded;
+    x = larger(all(-4.5f), x);
+    vector bounded = -larger(all(-4.5f), -x), square = bounded * bounded;
     vector p = all(-1.7256818e-12f);
     p = p * square + all(2.02185e-10f);
     p = p * square + all(-1.0564845e-8f);
