@@ -39,6 +39,8 @@ if does == "unloadable":
     sys.exit(4)
 if does == "bomb":
     os.abort()
+while does == "loading":
+    pass
 if does != "slow":
     tell(ready=True)
 if does in ("busy", "hungry"):
@@ -409,17 +411,47 @@ def test_silent_process_is_ended_as_one_that_hangs(
     assert child.death() == "stalled"
 
 
-def test_process_that_is_not_up_yet_may_be_silent(
+def test_process_that_computes_before_it_is_up_may_be_silent(
     pool: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "SILENT_SECONDS", 0.0)
-    found = pool(stall_seconds=0.01)
-    found.tick(waiting("slow"))
-    until = time.monotonic() + 0.3
+    monkeypatch.setattr(pool_module, "LOADING_SECONDS", 0.02)
+    found = pool(stall_seconds=1.0)
+    found.tick(waiting("loading"))
+    (child,) = found.children
+    until = time.monotonic() + 2.5
     while time.monotonic() < until:
-        found.tick(waiting("slow"))
+        found.check()
         time.sleep(0.02)
-    assert [child.killed_for for child in found.children] == [None]
+    assert child.killed_for is None
+
+
+def test_process_that_hangs_before_it_is_up_is_ended_and_its_model_reported(
+    pool: Callable[..., Played],
+    failures: list[tuple[Group, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "LONGEST_PAUSE", 0.0)
+    found = pool(stall_seconds=0.2)
+    found.until(lambda: failures, waiting("slow"))
+    assert found.deaths == STILLBORN
+    assert [(group.model, error["code"]) for group, error in failures] == [
+        ("slow", "engine_failed")
+    ]
+
+
+def test_nobody_is_blamed_for_the_time_in_which_the_pool_itself_was_stopped(
+    pool: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-Z, or by a laptop that sleeps."""
+    monkeypatch.setattr(pool_module, "PAUSED_SECONDS", 0.2)
+    found = pool(stall_seconds=0.3)
+    found.tick(waiting("slow"))
+    (child,) = found.children
+    found.check()
+    time.sleep(0.5)
+    found.check()
+    assert child.killed_for is None
 
 
 def test_process_that_uses_too_much_memory_is_ended(

@@ -26,10 +26,11 @@ from stenopool.pipeline.job import ANY_DEVICE, Group
 from stenopool.pipeline.jobs import Jobs
 from stenopool.pipeline.liveness import Death, Register, release
 from stenopool.pipeline.process import COMMAND, Begun, Spec, begin
-from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, STALLED
+from stenopool.pipeline.worker import DRAIN_SECONDS, FENCED, PAUSED_SECONDS, STALLED
 
 SILENT_SECONDS = 45.0  # it says something every second, unless the whole process stands still
 RECYCLED_SHARE = 0.8  # of the memory limit: a process that has grown so far ends between jobs
+LOADING_SECONDS = 0.1  # of a core, that a process takes in the time for a stall if it does anything
 LAST_WORDS_SECONDS = 2.0  # until what a dead process has said is read
 WANTED_SECONDS = 5.0  # after the last time that a process was asked for in vain
 TURN_SECONDS = 60.0  # that a model may keep a process while another one waits
@@ -57,7 +58,8 @@ class Limits:
         most: processes; one more for those that work on one recording at a time.
         threads: cores for each; 0 is all.
         idle_seconds: without work, after which a process ends and its model is freed.
-        stall_seconds: without getting on, after which a recording is given up.
+        stall_seconds: without getting on, after which a recording is given up, and a process
+            that loads its model.
         memory_bytes: resident, of one process.
         device: `cpu` or `cuda`, for jobs that ask for it or do not care; `auto` takes all.
         models: to serve; none is all.
@@ -88,6 +90,8 @@ class Child:
     """A worker process, and what it said last.
 
     Attributes:
+        heard: when it last said something, or, while it loads, had computed a little more.
+        loaded_for: seconds of a core that it had taken then.
         news: set when it has begun or ended a job, or itself.
     """
 
@@ -104,6 +108,7 @@ class Child:
     draining_since: float | None = None
     started: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
+    loaded_for: float = 0.0
     idle_since: float | None = None
     news: threading.Event = field(default_factory=threading.Event)
 
@@ -244,6 +249,7 @@ class Pool:
         self._failed = failed
         self._command = command
         self._early = early
+        self._checked = time.monotonic()
         self._early_until = time.monotonic() + EARLY_SECONDS
         self._pauses: dict[Kind, tuple[float, int]] = {}  # until when, after how many starts
         self._waiting_since: dict[Kind, float] = {}
@@ -429,13 +435,30 @@ class Pool:
     def check(self) -> None:
         """End processes that hang or take more memory than they may; on any thread."""
         now = time.monotonic()
+        paused, self._checked = now - self._checked > PAUSED_SECONDS, now
         for child in list(self.children):
+            if paused:  # this process was: nobody could be heard
+                child.heard = now
             if self.limits.memory_bytes:
                 self._check_memory(child)
             if child.draining_since and now - child.draining_since > DRAIN_SECONDS + 5:
                 child.kill(child.killed_for)
-            elif child.ready and now - child.heard > SILENT_SECONDS:
+            elif not child.ready:
+                self._check_loading(child, now)
+            elif now - child.heard > SILENT_SECONDS:
                 child.kill("stalled")
+
+    def _check_loading(self, child: Child, now: float) -> None:
+        """To load may take long, and then there is nothing to be heard; but who loads computes."""
+        try:
+            times = psutil.Process(child.process.pid).cpu_times()
+        except psutil.Error:
+            return
+        used = times.user + times.system
+        if used >= child.loaded_for + LOADING_SECONDS:
+            child.loaded_for, child.heard = used, now
+        elif now - child.heard > self.limits.stall_seconds:
+            child.kill("stalled")
 
     def _check_memory(self, child: Child) -> None:
         try:
