@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -294,6 +295,25 @@ def test_work_of_a_worker_that_nobody_knows_is_released(jobs: Jobs) -> None:
     ]
     assert notes_of(jobs, orphan)["died"] == {"lost": 1}
     assert notes_of(jobs, waiting) == {}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_job_that_is_cancelled_while_it_is_released_stays_so(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    (job_id,) = held(jobs, "nobody", "a")
+    resume = jobs.client.resume_workflows
+
+    def cancelled_at_this_moment(ids: list[str], **more: Any) -> None:
+        if late:
+            resume(ids, **more)
+        jobs.cancel(job_id)
+        if not late:
+            resume(ids, **more)
+
+    monkeypatch.setattr(jobs.client, "resume_workflows", cancelled_at_this_moment)
+    Janitor(jobs).sweep()
+    assert state(jobs, job_id) == "cancelled"
 
 
 def test_worker_that_comes_up_during_a_sweep_keeps_its_work(

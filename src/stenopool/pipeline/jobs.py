@@ -44,6 +44,7 @@ CALM_SECONDS = 1.0
 CALM_AFTER_SECONDS = 5.0  # in which nothing waited: DBOS takes some looks to become quick again
 PAGE = 500  # rows of one query
 
+_CANCELLED = "cancelled"  # of a row's attributes
 _OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 _ENQUEUED = ("ENQUEUED", "DELAYED", "PENDING")
 _STATUSES: dict[State, list[str]] = {
@@ -308,12 +309,27 @@ class Jobs:
         """
         if self.find(job_id).state not in ACTIVE:
             raise UsageError(f"job `{job_id}` has ended", do="There is nothing to cancel")
-        self.client.cancel_workflows([job_id, *self.active_spans(job_id)])
+        self._cancel([job_id, *self.active_spans(job_id)])
 
     def cancel_spans(self, job_id: str) -> None:
         """Stop what is left of a job's spans."""
-        if active := self.active_spans(job_id):
-            self.client.cancel_workflows(active)
+        self._cancel(self.active_spans(job_id))
+
+    def _cancel(self, ids: Sequence[str]) -> None:
+        for id in ids:  # first: `put_back` looks for it last
+            self.client.update_workflow_attributes(id, {_CANCELLED: True}, merge=True)
+        if ids:
+            self.client.cancel_workflows([*ids])
+
+    def put_back(self, id: str, queue: str | None) -> None:
+        """Let a job or a span that a worker had wait in a queue again.
+
+        DBOS would wake one that is cancelled at this very moment; it is cancelled once more.
+        """
+        self.client.resume_workflows([id], queue_name=queue)
+        row = self.of_ids([id]).get(id)
+        if row and (row.attributes or {}).get(_CANCELLED):
+            self.client.cancel_workflows([id])
 
     def delete(self, job_id: str) -> None:
         """Forget a job that has ended.

@@ -203,7 +203,7 @@ def release(
         queue = row.queue_name or ""
         if death and (suspects is None or row.workflow_id in suspects):
             queue = _blamed(jobs, row, death, known=suspects is not None)
-        jobs.client.resume_workflows([row.workflow_id], queue_name=queue)
+        jobs.put_back(row.workflow_id, queue)
     return released
 
 

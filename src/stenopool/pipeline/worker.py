@@ -255,7 +255,7 @@ class Worker:
         rows = self._jobs.client.list_workflows(executor_id=self.id, status="PENDING")
         idle = {row.workflow_id: row for row in rows if row.workflow_id not in self._active}
         for id in before.intersection(idle):
-            self._jobs.client.resume_workflows([id], queue_name=idle[id].queue_name)
+            self._jobs.put_back(id, idle[id].queue_name)
         return set(idle)
 
     def _write_notes(self) -> None:
