@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say yet: the compiled part.
 
-The same sources for four kinds of CPUs; `engines/openvino/library.py` chooses among them. They are
+The same sources for five kinds of CPUs; `engines/openvino/library.py` chooses among them. They are
 optional, as a compiler for other CPUs refuses some: what is missing is an error when it is needed.
 """
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 KERNELS = Path("src/stenopool/engines/openvino/kernels")
+AVX2 = ["-march=x86-64-v3", "-Wno-psabi"]
 AVX512 = ["-march=x86-64-v4", "-mavx512vnni"]
 FLAGS = {
     "_kernels_amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
     "_kernels_avx512": AVX512,
-    "_kernels_avx2": ["-march=x86-64-v3", "-Wno-psabi"],
+    "_kernels_avxvnni": [*AVX2, "-mavxvnni"],
+    "_kernels_avx2": AVX2,
     "_kernels": ["-Wno-psabi"],
 }
 

@@ -105,7 +105,8 @@ def test_openvino_is_refused_on_cuda() -> None:
         ("fpu avx2 avx_vnni", False, "int8"),
         ("fpu avx512f avx512_vnni", True, "int8"),
         ("fpu avx512f", True, "bfloat16"),
-        ("fpu avx2", False, "float32"),
+        ("fpu avx2", False, "int8"),
+        ("fpu sse4_2", False, "float32"),
         ("", False, "float32"),
     ],
 )

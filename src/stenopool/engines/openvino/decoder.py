@@ -150,7 +150,7 @@ class PackedDecoder:
     """The weights of a decoder, as `kernels/decoder.c` reads them.
 
     Args:
-        int8: quantise them, and what meets them; the CPU has VNNI.
+        int8: quantise them, and what meets them; the kernels have it.
         end: the end-of-text token; text tokens are those before it.
         suppressed: text tokens that are never written.
         team: packs them.

@@ -37,8 +37,8 @@ class OpenVINOEngine:
 
     Args:
         folder: with weights that `models.weights` reads and `tokenizer.json`.
-        precision: see `processor.precision`; `int8` quantises weights, and what layers take. Where
-            there is AMX the encoder is bfloat16 then, which is as fast.
+        precision: see `processor.precision`; `int8` quantises weights, and what layers take. The
+            encoder is bfloat16 then where there is AMX, which is as fast, and float32 without VNNI.
         threads: cores to use; each four of them run a batch of their own, up to four batches.
 
     Raises:

@@ -24,6 +24,7 @@ _AMX = _AVX512 | {"amx_bf16", "amx_int8", "amx_tile", "avx512_bf16"}
 VARIANTS = {
     "_kernels_amx": _AMX,
     "_kernels_avx512": _AVX512,
+    "_kernels_avxvnni": _AVX2 | {"avx_vnni"},
     "_kernels_avx2": _AVX2,
     "_kernels": frozenset[str](),
 }

@@ -9,17 +9,22 @@ import openvino as ov
 
 INT8, BFLOAT16, FLOAT32 = "int8", "bfloat16", "float32"
 
-_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})  # in Linux's /proc/cpuinfo
+_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})  # in Linux's /proc/cpuinfo
 
 
 def precision() -> str:
-    """`int8` where the CPU has exact products of int8 (VNNI), else `bfloat16`, else `float32`.
-
-    Older CPUs multiply int8 too, but their sums of two products saturate at 16 bits.
-    """
-    if flags() & _INT8_FLAGS:
+    """`int8` where the decoder's kernels have it (AVX2), else `bfloat16`, else `float32`."""
+    if flags() & (_VNNI | {"avx2"}):
         return INT8
     return BFLOAT16 if has_bfloat16() else FLOAT32
+
+
+def has_vnni() -> bool:
+    """Whether the CPU has exact products of int8.
+
+    Others multiply int8 too, but OpenVINO's sums of two such products saturate at 16 bits there.
+    """
+    return bool(flags() & _VNNI)
 
 
 def processor() -> str:

@@ -1,12 +1,12 @@
 /* Whisper's text decoder for CPUs: one call feeds some tokens and says what follows each.
  *
  * A step is bound by what it reads: each layer's weights, and each window's keys and values of the
- * cross-attention. So both are int8 where the CPU has VNNI, packed once so that they are read front
+ * cross-attention. So both are int8 where the CPU has AVX2, packed once so that they are read front
  * to back, and shared by all rows (a row is a token of a hypothesis). Activations are quantised
  * in groups of 64 by the group's own largest value. No row's numbers depend on another row, nor on
  * the number of threads.
  *
- * Without VNNI, or where float32 is asked for, everything is float32.
+ * Without AVX2, or where float32 is asked for, everything is float32.
  *
  * Python (decoder.py) owns all memory but the scratch of a call, and checks all sizes.
  */

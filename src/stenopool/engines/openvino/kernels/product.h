@@ -48,7 +48,11 @@ static inline __attribute__((always_inline)) void finish(
     store(out, sum);
 }
 
+#if defined __AVX2__ && !defined __AVX512F__
+#include "narrow.h"
+#else
 #ifdef __AVX512VNNI__
+#define HAS_INT8
 static inline __attribute__((always_inline)) void int8_tile(
     const int rows, const matrix *m, int output, activations a, int row, const target *to) {
     const int groups = m->inputs / GROUP;
@@ -122,6 +126,7 @@ static inline __attribute__((always_inline)) void float_tile(
         for (int half = 0; half < 2; half++)
             finish(to, row + r, output + half * LANES, sum[r][half]);
 }
+#endif
 
 #ifdef __AMX_INT8__
 /* The same for up to 16 rows with the tile registers, to the same numbers. Of rows that are not there
@@ -161,7 +166,7 @@ static void wide_tile(int rows, const matrix *m, int output, activations a, int 
 
 static inline __attribute__((always_inline)) void tile(
     const int rows, const matrix *m, int output, activations a, int row, const target *to) {
-#ifdef __AVX512VNNI__
+#ifdef HAS_INT8
     if (m->scale) { int8_tile(rows, m, output, a, row, to); return; }
 #endif
     float_tile(rows, m, output, a, row, to);
@@ -288,7 +293,7 @@ static void pack_block(const matrix *m, const source *from, int first) {
 }
 
 bool decoder_has_int8(void) {
-#ifdef __AVX512VNNI__
+#ifdef HAS_INT8
     return true;
 #else
     return false;
