@@ -514,7 +514,9 @@ def test_weights_that_are_no_numbers_are_refused(
     folder, cache = tmp_path / "model", tmp_path / "cache"
     folder.mkdir()
     WRITERS[form](replace(model, weights=weights), folder)
+    (folder / "tokenizer.json").write_bytes(model.tokenizer)  # OpenAI's checkpoints have none
     monkeypatch.setenv("STENO_COMPILED_DIR", str(cache))
+    monkeypatch.setenv("STENO_MODELS_DIR", str(tmp_path / "models"))
     with pytest.raises(ModelDamaged, match="infinite or none"):
         user_model(folder)
     assert not list(cache.rglob("*.bin"))
