@@ -71,6 +71,14 @@ def test_numbers_that_overflow_are_an_error(tmp_path: Path) -> None:
         opened(folder).emissions([np.full(SAMPLE_RATE, np.nan, dtype=np.float32)])
 
 
+def test_what_openvino_refuses_is_an_error_with_advice(tmp_path: Path) -> None:
+    engine = opened(write_model(tmp_path / "m"))
+    with pytest.raises(EngineFailed, match="OpenVINO failed") as error:
+        engine._groups[0].infer({"samples": np.zeros((2, 2, 2, 2), np.float32)})
+    assert "report" in error.value.do
+    assert engine.logits(sounds())[0].size  # and it goes on
+
+
 def test_sound_shorter_than_a_frame_has_none(tmp_path: Path) -> None:
     engine = opened(write_model(tmp_path / "m"))
     found = engine.emissions([np.zeros(399, np.float32), np.zeros(400, np.float32)])

@@ -100,21 +100,18 @@ def test_openvino_is_refused_on_cuda() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "bfloat16", "expected"),
+    ("flags", "expected"),
     [
-        ("fpu avx2 avx_vnni", False, "int8"),
-        ("fpu avx512f avx512_vnni", True, "int8"),
-        ("fpu avx512f", True, "bfloat16"),
-        ("fpu avx2", False, "int8"),
-        ("fpu sse4_2", False, "float32"),
-        ("", False, "float32"),
+        ("fpu avx2 avx_vnni", "int8"),
+        ("fpu avx2", "int8"),
+        ("fpu sse4_2", "float32"),
+        ("", "float32"),
     ],
 )
 def test_precision_is_what_the_cpu_multiplies_fastest(
-    monkeypatch: pytest.MonkeyPatch, flags: str, bfloat16: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
 ) -> None:
     monkeypatch.setattr(processor, "flags", lambda: frozenset(flags.split()))
-    monkeypatch.setattr(processor, "has_bfloat16", lambda: bfloat16)
     assert engines.choose("openvino").precision == expected
 
 

@@ -9,7 +9,7 @@ USE = """
 import sys
 from pathlib import Path
 from stenopool.audio.vad import SpeechDetector
-import stenopool.engines.openvino
+import stenopool.engines.ctc.openvino
 import openvino.tools.ovc
 print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry.")))
 """

@@ -27,7 +27,7 @@ def kernels(variant: str, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     assert found.origin
     opened = library.opened(found.origin)
     assert opened.kernels_begin()
-    for module in ("library", "decoder", "tiled_encoder"):
+    for module in ("library", "decoder", "encoder"):
         monkeypatch.setattr(f"stenopool.engines.openvino.{module}.library", lambda: opened)
     return opened
 
@@ -103,5 +103,7 @@ def joined(x: Numbers) -> Numbers:
 
 
 def numbers(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """Of bfloat16's bits."""
+    """Of float32, or of bfloat16's bits."""
+    if bits.dtype == np.float32:
+        return bits
     return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as ops
 
-from stenopool.engines.openvino.graph import (
+from stenopool.engines.ctc.parts import (
     Node,
     Quantised,
     constant,

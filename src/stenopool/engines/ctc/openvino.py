@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,20 @@ from numpy.typing import NDArray
 from stenopool.audio import SAMPLE_RATE, Samples
 from stenopool.engines.base import overflowed
 from stenopool.engines.ctc.base import Emissions
+from stenopool.engines.ctc.cache import Compiled
 from stenopool.engines.ctc.graph import acoustic
+from stenopool.engines.ctc.inference import failures, infer
 from stenopool.engines.ctc.levels import Levels
-from stenopool.engines.openvino.cache import Compiled
 from stenopool.engines.openvino.groups import Groups, groups_of
-from stenopool.engines.openvino.inference import failures, infer
 from stenopool.engines.openvino.memory import give_back_freed_memory
-from stenopool.engines.openvino.processor import BFLOAT16, FLOAT32, INT8, has_bfloat16
+from stenopool.engines.openvino.processor import FLOAT32, INT8
 from stenopool.engines.openvino.turns import Turns
 from stenopool.models.wav2vec2 import WEIGHTS, read_wav2vec2
 
 PADDED_TO = SAMPLE_RATE  # samples
 BATCH_SAMPLES = 32 * SAMPLE_RATE  # of a batch with its padding: more is not faster, only larger
-KEPT_SHAPES = 100
+KEPT_SHAPES = 100  # instead of 5,000: OpenVINO keeps a megabyte for each; it is not slower
+BFLOAT16 = "bfloat16"
 _QUIETEST = 1e-7  # variance that the feature extractor adds
 
 
@@ -70,7 +72,7 @@ class OpenVinoCtcEngine:
         }
         with failures():
             made = f"{precision} {hashlib.sha256(repr(weights.shape).encode()).hexdigest()}"
-            compiled = Compiled(folder / WEIGHTS, options, made, Path(__file__).parent)
+            compiled = Compiled(folder / WEIGHTS, options, made)
             model = compiled.graph("acoustic", lambda: acoustic(weights, int8=precision == INT8))
             self._groups = Groups([_Group(model) for _ in range(groups)])
 
@@ -153,6 +155,12 @@ def precision() -> str:
     speech bears it (`STENO_CTC_PRECISION`).
     """
     return BFLOAT16 if has_bfloat16() else FLOAT32
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether products of bfloat16 are in the CPU (Zen 4, Sapphire Rapids and later)."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Emissions:

@@ -1,9 +1,8 @@
-"""Whisper on OpenVINO: graphs built from the weights, for the CPUs of ordinary x86 machines."""
+"""The engine `openvino`: what runs on the CPUs of ordinary x86 machines.
 
-# ruff: noqa: E402  what is imported below imports OpenVINO
-from stenopool import telemetry
-
-telemetry.silence()
+Whisper runs by `kernels/` of our own. What else runs there runs on OpenVINO, which gave the engine
+its name: wav2vec 2.0 (`engines.ctc`) and voice activity (`audio.vad_network`).
+"""
 
 from stenopool.engines.openvino.engine import OpenVINOEngine
 

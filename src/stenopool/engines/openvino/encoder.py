@@ -1,194 +1,162 @@
-"""Whisper's audio encoder (Radford et al. 2022, section 2.2) as an OpenVINO graph.
-
-CPUs with AMX have a faster one, `tiled_encoder.py`.
+"""Whisper's audio encoder (Radford et al. 2022, section 2.2). `kernels/encoder.c` does the work.
 
 What leaves it is not the encoder's last layer but what the decoder makes of it: the keys and values
-of every cross-attention, laid out for `decoder.py`, so that they are computed once a window.
+of every cross-attention, so that they are computed once a window.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from threading import Lock
-from typing import Any, Protocol
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_int32, c_void_p
+from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset15 as ops
 
-from stenopool.audio.features import FRAMES_PER_SECOND, WINDOW_FRAMES, Features
-from stenopool.engines.openvino.cache import Compiled
-from stenopool.engines.openvino.graph import Node, Parts, constant, indices, result
-from stenopool.engines.openvino.inference import failures, infer
-from stenopool.engines.openvino.library import Team
-from stenopool.engines.openvino.processor import FLOAT32, INT8, flags, has_bfloat16, has_vnni
-from stenopool.models.weights import WhisperWeights, read_weights
+from stenopool.audio.features import Features
+from stenopool.engines.openvino.library import (
+    Given,
+    Linear,
+    Norm,
+    Team,
+    address,
+    addresses,
+    aligned,
+    checked_inner,
+    library,
+)
+from stenopool.errors import EngineFailed
+from stenopool.models.weights import AUDIO_POSITIONS, HEAD_WIDTH, WhisperWeights
 
-SHORT_FRAMES = 10 * FRAMES_PER_SECOND  # a third of a window
-KEPT_SHAPES = 100  # instead of 5,000: OpenVINO keeps a megabyte for each; it is not slower
+FLOATS, INT8, TILES = range(3)  # how weights are packed; as in kernels/encoder.h
 
-
-class Encoder(Protocol):
-    """Runs an encoder. One thread at a time may use it."""
-
-    def run(self, window: Features) -> list[NDArray[Any]]:
-        """The outputs for one window, (mel bins, frames); they are valid until the next run."""
-        ...
-
-
-class Encoders(Protocol):
-    """A model's encoder, for several groups of cores."""
-
-    def one(self, team: Team) -> Encoder: ...
-    def prepare(self, frames: int) -> None:
-        """Let windows of so many frames be encoded. The first time it may take a second."""
-        ...
+Floats = NDArray[np.float32]
 
 
-def encoder(parts: Parts, stored: ov.Type, frames: int = WINDOW_FRAMES) -> ov.Model:
-    """The graph of a model's encoder.
-
-    Args:
-        stored: type of what leaves it, float32 or bfloat16.
-        frames: of a window, two for each position that leaves it.
-
-    Input: `features` (1, mel bins, frames) float32; several windows at a time are not faster. In
-    int8 their number is left open: else OpenVINO fuses other parts, and it is slower by a fifth. In
-    bfloat16 it is faster by an eighth when it knows the number.
-
-    Outputs: for each decoder layer `N.keys` (windows, heads, positions, 64) and `N.values`
-    (windows, heads, 64, positions).
-    """
-    sizes = [-1 if parts.int8 else 1, parts.shape.mel_bins, frames]
-    features = ops.parameter(sizes, ov.Type.f32, name="features")
-    x = _convolution(parts, features, "model.encoder.conv1", stride=1)
-    x = _convolution(parts, x, "model.encoder.conv2", stride=2)
-    places = constant(parts.tensor("model.encoder.embed_positions.weight")[: frames // 2])
-    x = ops.add(ops.transpose(x, indices(0, 2, 1)), places)
-    for layer in range(parts.shape.encoder_layers):
-        x = _layer(parts, x, f"model.encoder.layers.{layer}")
-    heard = parts.quantised(parts.norm(x, "model.encoder.layer_norm"))
-    results = []
-    for layer in range(parts.shape.decoder_layers):
-        name = f"model.decoder.layers.{layer}.encoder_attn"
-        keys = parts.heads(parts.linear(heard, f"{name}.k_proj"))
-        values = parts.turned_heads(parts.linear(heard, f"{name}.v_proj"))
-        results += [
-            result(f"{layer}.keys", ops.convert(keys, stored)),
-            result(f"{layer}.values", ops.convert(values, stored)),
-        ]
-    return ov.Model(results, [features], "encoder")
+class _Layer(Structure):
+    _fields_ = (
+        *((name, Norm) for name in ("attention_norm", "last_norm")),
+        *((name, Linear) for name in ("qkv", "out", "up", "down")),
+    )
 
 
-class GraphEncoders:
-    """The compiled graphs: of whole windows, and of short ones when they are needed.
+class _Model(Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("layers", "width", "inner", "bins")),
+        *((name, c_int32) for name in ("heard_layers", "kind")),
+        *((name, Linear) for name in ("first", "second")),
+        ("places", c_void_p),
+        ("layer", POINTER(_Layer)),
+        ("last_norm", Norm),
+        ("heard", POINTER(Linear)),
+    )
+
+
+class PackedEncoder:
+    """The weights of an encoder, as `kernels/encoder.c` reads them.
 
     Args:
-        folder: of the model.
-        precision: see `processor.precision`.
-        threads: cores to use, in so many groups.
+        exact: multiply in float32; else in what the CPU multiplies fastest.
+        team: packs them.
+
+    Attributes:
+        kind: `FLOATS`, `INT8`, or `TILES` of bfloat16.
 
     Raises:
-        EngineFailed: OpenVINO cannot build the graph.
+        ModelDamaged: its sizes are not those of a Whisper model.
     """
 
-    def __init__(
-        self, folder: Path, weights: WhisperWeights, precision: str, threads: int, groups: int
-    ) -> None:
-        bfloat16 = precision != FLOAT32 and has_bfloat16()
-        self._stored = ov.Type.bf16 if bfloat16 else ov.Type.f32
-        # Where there is AMX, bfloat16 is as fast, and closer.
-        self._int8 = precision == INT8 and has_vnni() and "amx_bf16" not in flags()
-        options: dict[str, str | int] = {
-            "NUM_STREAMS": groups,
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES,
-        }
-        self._folder, self._lock = folder, Lock()
-        self._short: ov.CompiledModel | None = None
-        with failures():
-            self._compiled = Compiled(folder / "model.bin", options, precision)
-            self.whole = self._compiled.graph(
-                "encoder", lambda: encoder(Parts(weights, int8=self._int8), self._stored)
-            )
+    def __init__(self, weights: WhisperWeights, *, exact: bool, team: Team) -> None:
+        self.shape = shape = weights.shape
+        self.kind = FLOATS if exact else int(library().encoder_kind())
+        self._team = team
+        self._given = Given(weights.tensors)
+        inner = checked_inner(weights)
+        places = self._given.floats("model.encoder.embed_positions.weight")
+        layers = [self._layer(number) for number in range(shape.encoder_layers)]
+        crossed = [
+            self._linear([f"{name}.encoder_attn.{kind}_proj" for kind in "kv"])
+            for name in (f"model.decoder.layers.{layer}" for layer in range(shape.decoder_layers))
+        ]
+        self.structure = _Model(
+            layers=shape.encoder_layers,
+            width=shape.width,
+            inner=inner,
+            bins=shape.mel_bins,
+            heard_layers=shape.decoder_layers,
+            kind=self.kind,
+            first=self._convolution("model.encoder.conv1"),
+            second=self._convolution("model.encoder.conv2"),
+            places=self._given.at(places),
+            layer=(_Layer * len(layers))(*layers),
+            last_norm=self._given.norm("model.encoder.layer_norm"),
+            heard=(Linear * len(crossed))(*crossed),
+        )
 
-    def one(self, team: Team) -> GraphEncoder:
-        """OpenVINO has threads of its own."""
-        return GraphEncoder(self)
+    def _layer(self, number: int) -> _Layer:
+        name = f"model.encoder.layers.{number}"
+        return _Layer(
+            self._given.norm(f"{name}.self_attn_layer_norm"),
+            self._given.norm(f"{name}.final_layer_norm"),
+            self._linear([f"{name}.self_attn.{kind}_proj" for kind in "qkv"]),
+            *(self._linear([f"{name}.{one}"]) for one in ("self_attn.out_proj", "fc1", "fc2")),
+        )
 
-    def prepare(self, frames: int) -> None:
-        if frames < WINDOW_FRAMES:
-            self.short()
+    def _linear(self, names: Sequence[str]) -> Linear:
+        return self._packed(*self._given.linear(names))
 
-    def short(self) -> ov.CompiledModel:
-        """The graph of short windows. Most processes never need it."""
+    def _convolution(self, name: str) -> Linear:
+        """As a product with what is heard at three times."""
+        weights, bias = self._given.linear([name])
+        flat = weights.transpose(0, 2, 1).reshape(len(weights), -1)
+        return self._packed(np.pad(flat, ((0, 0), (0, -flat.shape[1] % HEAD_WIDTH))), bias)
 
-        def build() -> ov.Model:
-            parts = Parts(read_weights(self._folder), int8=self._int8)
-            return encoder(parts, self._stored, SHORT_FRAMES)
-
-        with self._lock, failures():
-            if self._short is None:
-                self._short = self._compiled.graph("short", build)
-            return self._short
-
-
-class GraphEncoder:
-    """Runs the graphs. One thread at a time may use it."""
-
-    def __init__(self, graphs: GraphEncoders) -> None:
-        self._graphs = graphs
-        self._whole = _Request(graphs.whole, WINDOW_FRAMES)
-        self._short: _Request | None = None
-
-    def run(self, window: Features) -> list[NDArray[Any]]:
-        if window.shape[1] == WINDOW_FRAMES:
-            return self._whole.run(window)
-        self._short = self._short or _Request(self._graphs.short(), SHORT_FRAMES)
-        return self._short.run(window)
+    def _packed(self, weights: Floats, bias: Floats) -> Linear:
+        outputs, inputs = weights.shape
+        packed = aligned(library().encoder_matrix_bytes(self.kind, outputs, inputs))
+        library().encoder_pack(
+            self._team.handle, self.kind, address(weights), outputs, inputs, address(packed)
+        )
+        return Linear(self._given.at(packed), self._given.at(bias))
 
 
-class _Request:
-    """Runs one graph."""
+class Encoder:
+    """Encodes windows. One thread at a time may use it.
 
-    def __init__(self, model: ov.CompiledModel, frames: int) -> None:
-        self._request = model.create_infer_request()
-        # Kept: fresh memory for each window takes a tenth of the time.
-        self._audio: list[NDArray[Any]] = []
-        for output in model.outputs:
-            heads, rows, columns = (
-                frames // 2 if size.is_dynamic else size.get_length()
-                for size in list(output.partial_shape)[1:]
-            )
-            # NumPy has no bfloat16: its bits as numbers.
-            kind = np.float32 if output.element_type == ov.Type.f32 else np.uint16
-            audio = np.empty((1, heads, rows, columns), kind)
-            tensor = ov.Tensor(audio, ov.Shape(audio.shape), output.element_type)
-            self._request.set_tensor(output, tensor)
-            self._audio.append(audio)
+    Args:
+        packed: may be shared with others.
+    """
+
+    def __init__(self, packed: PackedEncoder, team: Team) -> None:
+        self._packed, self._team = packed, team
+        self._audio: list[NDArray[Any]] = []  # kept: fresh memory takes longer
 
     def run(self, window: Features) -> list[NDArray[Any]]:
-        infer(self._request, {"features": window[None]})
-        return [one[0] for one in self._audio]
+        """Each of the decoder's layers' keys (heads, positions, 64) and values (heads, 64,
+        positions), in float32 or the bits of bfloat16; they are valid until the next run.
 
+        Args:
+            window: (mel bins, frames), two frames for each of at most 1500 positions.
 
-def _convolution(parts: Parts, x: Node, name: str, *, stride: int) -> Node:
-    """(windows, channels, frames) → (windows, width, frames / stride)."""
-    kernel, bias = constant(parts.tensor(f"{name}.weight")), parts.tensor(f"{name}.bias")
-    summed = ops.convolution(x, kernel, [stride], [1], [1], [1])
-    return ops.gelu(ops.add(summed, constant(bias[None, :, None])), "ERF")
-
-
-def _layer(parts: Parts, x: Node, name: str) -> Node:
-    """Self-attention and feed-forward, each on the normalised input and added to it."""
-    y = parts.quantised(parts.norm(x, f"{name}.self_attn_layer_norm"))
-    query, key, value = (
-        parts.heads(parts.linear(y, f"{name}.self_attn.{kind}_proj")) for kind in "qkv"
-    )
-    heard = parts.joined_heads(ops.scaled_dot_product_attention(query, key, value))
-    x = ops.add(x, parts.linear(parts.quantised(heard), f"{name}.self_attn.out_proj"))
-    y = parts.quantised(parts.norm(x, f"{name}.final_layer_norm"))
-    y = parts.quantised(ops.gelu(parts.linear(y, f"{name}.fc1"), "ERF"))
-    return ops.add(x, parts.linear(y, f"{name}.fc2"))
+        Raises:
+            ValueError: it is of another shape.
+            EngineFailed: there is no memory for it.
+        """
+        shape, positions = self._packed.shape, window.shape[1] // 2
+        if window.shape != (shape.mel_bins, 2 * positions) or positions > AUDIO_POSITIONS:
+            raise ValueError(f"a window of {window.shape}")
+        sizes = ((positions, HEAD_WIDTH), (HEAD_WIDTH, positions))
+        if not self._audio or self._audio[0].shape[1] != positions:
+            kind = np.float32 if self._packed.kind == FLOATS else np.uint16
+            self._audio = [
+                np.empty((shape.heads, *size), kind)
+                for _ in range(shape.decoder_layers)
+                for size in sizes
+            ]
+        features = np.ascontiguousarray(window, np.float32)
+        model = ctypes.byref(self._packed.structure)
+        out = addresses(self._audio)
+        if not library().encoder_run(self._team.handle, model, address(features), positions, out):
+            raise EngineFailed("No memory is left", do="Use a smaller model, or free memory")
+        return list(self._audio)

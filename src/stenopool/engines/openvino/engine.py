@@ -1,31 +1,29 @@
-"""Whisper on OpenVINO for x86 CPUs. See `engines.base.Engine` for the methods."""
+"""Whisper on x86 CPUs. See `engines.base.Engine` for the methods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stenopool.audio.features import Features
+from stenopool.audio.features import FRAMES_PER_SECOND, Features
 from stenopool.engines.alignment import starts_of_text
 from stenopool.engines.base import POSITIONS_PER_SECOND, Alignment, Encoded, Hypothesis, Search
 from stenopool.engines.openvino.batch import Batch, Decoding
 from stenopool.engines.openvino.decoder import Decoder, Heard, PackedDecoder
-from stenopool.engines.openvino.encoder import SHORT_FRAMES, Encoder, Encoders, GraphEncoders
+from stenopool.engines.openvino.encoder import Encoder, PackedEncoder
 from stenopool.engines.openvino.groups import Groups, groups_of
 from stenopool.engines.openvino.library import Team, library
 from stenopool.engines.openvino.memory import give_back_freed_memory
 from stenopool.engines.openvino.processor import FLOAT32, INT8
-from stenopool.engines.openvino.tiled_encoder import TiledEncoders
 from stenopool.engines.openvino.turns import Turns
 from stenopool.engines.search import LanguageShares, Strategy, strategy
 from stenopool.engines.special import Special, special_tokens
 from stenopool.errors import EngineFailed
-from stenopool.models.weights import WhisperWeights, read_weights
+from stenopool.models.weights import read_weights
 
 MOST_PLACES = 8  # windows in a batch
 MOST_BATCH_BYTES = 400_000_000  # of keys and values: a large model has fewer places
@@ -38,18 +36,18 @@ class OpenVINOEngine:
     Args:
         folder: with weights that `models.weights` reads and `tokenizer.json`.
         precision: see `processor.precision`; `int8` quantises weights, and what layers take. The
-            encoder is bfloat16 then where there is AMX, which is as fast, and float32 without VNNI.
+            encoder is bfloat16 then where there is AMX, which is faster, and float32 without VNNI.
         threads: cores to use; each four of them run a batch of their own, up to four batches.
 
     Raises:
         ModelDamaged: the files are not those of a Whisper model.
-        EngineFailed: OpenVINO cannot build the graphs.
+        EngineMissing: the kernels were not compiled.
     """
 
     name = "openvino"
     device = "cpu"
     batch_size = 1  # windows of different calls meet in the batch that runs
-    short_frames = SHORT_FRAMES
+    short_frames = 10 * FRAMES_PER_SECOND
     beam_size = 5
 
     def __init__(self, folder: Path, *, precision: str, threads: int) -> None:
@@ -62,38 +60,27 @@ class OpenVINOEngine:
         self.multilingual = bool(special.languages)
         self._text_positions = weights.shape.text_positions
         self._heads = weights.generation.alignment_heads or weights.shape.upper_heads
-        self._encoders: Encoders
         team = Team(threads)
-        if precision != FLOAT32 and library().encoder_is_fast():
-            self._encoders = TiledEncoders(weights, team)
-            packed = self._packed_decoder(weights, team)
-        else:
-            with ThreadPoolExecutor(1) as pool:
-                made = pool.submit(GraphEncoders, folder, weights, precision, threads, groups)
-                packed = self._packed_decoder(weights, team)
-                self._encoders = made.result()
-        fitting = MOST_BATCH_BYTES // packed.window_bytes
+        encoder = PackedEncoder(weights, exact=precision == FLOAT32, team=team)
+        decoder = PackedDecoder(
+            weights,
+            int8=precision == INT8 and library().decoder_has_int8(),
+            end=special.end,
+            suppressed=special.suppressed,
+            team=team,
+        )
+        fitting = MOST_BATCH_BYTES // decoder.window_bytes
         places = min(max(1, fitting), MOST_PLACES)
         teams = [Team(threads // groups) for _ in range(groups)]
         self._groups = Groups(
             [
-                _Group(self._encoders.one(team), Decoder(packed, team), places, special)
+                _Group(Encoder(encoder, team), Decoder(decoder, team), places, special)
                 for team in teams
             ]
         )
         self.workers = groups * (places + AHEAD)
 
-    def _packed_decoder(self, weights: WhisperWeights, team: Team) -> PackedDecoder:
-        return PackedDecoder(
-            weights,
-            int8=self.precision == INT8 and library().decoder_has_int8(),
-            end=self._special.end,
-            suppressed=self._special.suppressed,
-            team=team,
-        )
-
     def encode(self, features: Features) -> Encoded:
-        self._encoders.prepare(features.shape[2])
         found = []
         with self._groups.one() as group:
             for window in features:

@@ -10,14 +10,11 @@
  *
  * Python (decoder.py) owns all memory but the scratch of a call, and checks all sizes.
  */
-#include "product.h"
+#include "layers.h"
 
 enum { CANDIDATES = 16 }; /* most probable text tokens that are told of each row */
 
 /* ---- the model ------------------------------------------------------------------------------ */
-
-typedef struct { const void *weight; const float *bias; } linear;
-typedef struct { const float *weight, *bias; } norm;
 
 typedef struct {
     norm text_norm, audio_norm, last_norm;
@@ -66,8 +63,8 @@ static void hear_task(void *what, int task, int thread) {
     heard(h->m, h->positions, layer, head, h->to, &keys, &values);
     long at = (long)head * h->positions * GROUP * (h->half ? 2 : 4);
     const char *const *from = (const char *const *)h->from + 2 * layer;
-    source key = {from[0] + at, h->half, h->positions, GROUP};
-    source value = {from[1] + at, h->half, GROUP, h->positions};
+    source key = {from[0] + at, h->half, h->positions, GROUP, GROUP};
+    source value = {from[1] + at, h->half, GROUP, h->positions, h->positions};
     for (int first = 0; first < keys.outputs; first += BLOCK) pack_block(&keys, &key, first);
     for (int first = 0; first < values.outputs; first += BLOCK) pack_block(&values, &value, first);
 }
@@ -78,6 +75,23 @@ void decoder_hear(team *t, const model *m, const void *const *from, bool half, i
                   void *to) {
     hearing h = {m, from, half, positions, to};
     share(t, m->layers * m->heads, hear_task, &h);
+}
+
+bool decoder_has_int8(void) {
+#ifdef HAS_INT8
+    return true;
+#else
+    return false;
+#endif
+}
+
+long decoder_matrix_bytes(int outputs, int inputs, bool int8) {
+    matrix m;
+    return laid(&m, outputs, inputs, int8, NULL);
+}
+
+void decoder_pack(team *t, const float *from, int outputs, int inputs, bool int8, void *to) {
+    pack_matrix(t, from, outputs, inputs, int8, to);
 }
 
 /* ---- a step --------------------------------------------------------------------------------- */
@@ -119,87 +133,12 @@ typedef struct {
 } call;
 
 typedef struct {
-    team *t;
+    flow f;
     const model *m;
     const call *c;
-    int layer, rows, outputs;
-    const norm *norm;
-    matrix matrix;
-    target target;
-    activations input;
-    float *from, *y, *z, *logits, *scratch;
-    long from_stride, scratch_floats;
-    uint8_t *bytes;
-    float *scales;
+    int layer;
+    float *y, *logits;
 } step;
-
-static void normalise(const float *x, const norm *n, int width, float *out) {
-    vector mean, spread;
-    moments(x, width, &mean, &spread);
-    for (int i = 0; i < width; i += LANES)
-        store(out + i, (load(x + i) - mean) * spread * load(n->weight + i) + load(n->bias + i));
-}
-
-/* A row of `from`, normalised if there is a norm, as what the next product takes. */
-static void prepare_task(void *what, int task, int thread) {
-    step *s = what;
-    const float *from = s->from + task * s->from_stride;
-    long inputs = s->input.inputs;
-    float *to = s->m->int8 ? s->scratch + thread * s->scratch_floats : s->z + task * inputs;
-    if (s->norm) normalise(from, s->norm, (int)inputs, to);
-    else if (!s->m->int8) memcpy(to, from, 4 * (size_t)inputs);
-    if (s->m->int8)
-        quantise(s->norm ? to : from, inputs, s->bytes + task * inputs,
-                 s->scales + task * (inputs / GROUP), 128);
-}
-
-static void product_task(void *what, int task, int thread) {
-    (void)thread;
-    step *s = what;
-    int last = (task + 1) * TOGETHER < s->matrix.outputs ? (task + 1) * TOGETHER : s->matrix.outputs;
-    if (s->input.tiled) begin_tiles();
-    for (int output = task * TOGETHER; output < last; output += BLOCK)
-        multiply(&s->matrix, output, s->input, s->rows, &s->target);
-    if (s->input.tiled) end_tiles();
-}
-
-/* Rows of `from` through a linear layer. */
-static void apply(step *s, const float *from, long stride, const norm *n, linear l, int inputs,
-                  int outputs, float *out, long out_stride, int how) {
-    s->from = (float *)from, s->from_stride = stride, s->norm = n;
-    bool tiled = s->m->int8 && s->rows >= FEWEST_ROWS;
-    s->input = (activations){s->bytes, s->scales, s->z, inputs, tiled};
-    share(s->t, s->rows, prepare_task, s);
-    laid(&s->matrix, outputs, inputs, s->m->int8, (char *)l.weight);
-    s->target = (target){l.bias, out, out_stride, how};
-    share(s->t, (int)(rounded_up(s->matrix.outputs, TOGETHER) / TOGETHER), product_task, s);
-}
-
-/* exp(x - largest) in place; returns the sum. */
-static float exponentials(float *x, int length, float largest) {
-    vector sum = {};
-    int i = 0;
-    for (; i + LANES <= length; i += LANES) {
-        vector e = exponential(load(x + i) - all(largest));
-        store(x + i, e);
-        sum += e;
-    }
-    float rest = 0;
-    for (; i < length; i++) {
-        x[i] = exponential(all(x[i] - largest))[0];
-        rest += x[i];
-    }
-    return sum_of(sum) + rest;
-}
-
-static float largest(const float *x, int length) {
-    vector most = all(x[0]);
-    int i = 0;
-    for (; i + LANES <= length; i += LANES) most = larger(most, load(x + i));
-    float found = largest_of(most);
-    for (; i < length; i++) found = x[i] > found ? x[i] : found;
-    return found;
-}
 
 static inline long number_bytes(const model *m) { return m->int8 ? 2 : 4; }
 
@@ -241,7 +180,7 @@ static void text_task(void *what, int task, int thread) {
     while (task >= w->first_row + w->rows) w++;
     const token *r = &c->row[task];
     float *query = s->y + (long)task * 3 * s->m->width;
-    float *scores = s->scratch + thread * s->scratch_floats;
+    float *scores = s->f.scratch + thread * s->f.scratch_floats;
     bool half = s->m->int8;
     long stride = GROUP * number_bytes(s->m), next = w->nodes * stride; /* to the next head */
     for (int head = 0; head < s->m->heads; head++, query += GROUP) {
@@ -255,7 +194,7 @@ static void text_task(void *what, int task, int thread) {
             for (int i = 0; i < GROUP / LANES; i++) dot += q[i] * remembered(key, i * LANES, half);
             scores[t] = sum_of(dot) * 0.125f;
         }
-        float total = exponentials(scores, r->length, largest(scores, r->length));
+        float total = exponentials(scores, r->length, largest(scores, r->length), false);
         for (int t = 0; t < r->length; t++) {
             const char *value = values + r->path[t] * stride;
             read_ahead(keys + next + r->path[t] * stride);
@@ -267,55 +206,34 @@ static void text_task(void *what, int task, int thread) {
     }
 }
 
+/* Tells to which positions rows attend with a head, of the first ones only. */
+static void note(const notes *n, const attention *a, float *out, int rows) {
+    for (int r = 0; r < rows; r++, out += n->positions) {
+        const float *x = a->scores + r * a->padded;
+        float sum = 0;
+        for (int i = 0; i < n->positions; i++) sum += x[i];
+        for (int i = 0; i < n->positions; i++) out[i] = x[i] / (sum > 0 ? sum : 1.0f);
+    }
+}
+
 /* Cross-attention of a window's rows with one head: y is the queries and then the result. */
 static void audio_task(void *what, int task, int thread) {
     step *s = what;
     const call *c = s->c;
     const window *w = &c->window[task / s->m->heads];
     int head = task % s->m->heads, width = s->m->width;
-    matrix keys, values;
-    heard(s->m, w->positions, s->layer, head, (char *)w->heard, &keys, &values);
-    values.shift = NULL; /* shares are never negative */
-    long padded = rounded_up(w->positions, GROUP), groups = padded / GROUP;
-    float *scores = s->scratch + thread * s->scratch_floats;
-    float *queries = scores + ROWS * padded, *scales = queries + ROWS * GROUP;
-    uint8_t *bytes = (uint8_t *)(scales + ROWS * groups);
-    int note = c->notes ? c->notes->number[s->layer * s->m->heads + head] : -1;
-    for (int first = 0; first < w->rows; first += ROWS) {
-        int rows = w->rows - first < ROWS ? w->rows - first : ROWS;
-        float *y = s->y + (long)(w->first_row + first) * width + head * GROUP;
-        activations input = {bytes, scales, queries, GROUP, false};
-        for (int r = 0; r < rows; r++) {
-            for (int i = 0; i < GROUP; i += LANES)
-                store(queries + r * GROUP + i, load(y + (long)r * width + i) * all(0.125f));
-            if (s->m->int8)
-                scales[r] = quantise_group(queries + r * GROUP, bytes + r * GROUP, 128);
-        }
-        target to = {NULL, scores, padded, SET};
-        for (int output = 0; output < keys.outputs; output += BLOCK)
-            multiply(&keys, output, input, rows, &to);
-        float total[ROWS];
-        for (int r = 0; r < rows; r++) {
-            float *x = scores + r * padded;
-            total[r] = exponentials(x, w->positions, largest(x, w->positions));
-            for (long i = w->positions; i < padded; i++) x[i] = 0;
-            if (note >= 0) {
-                float *out = c->notes->out, sum = 0;
-                int kept = c->notes->positions;
-                out += ((long)note * c->rows + w->first_row + first + r) * kept;
-                for (int i = 0; i < kept; i++) sum += x[i];
-                for (int i = 0; i < kept; i++) out[i] = x[i] / (sum > 0 ? sum : 1.0f);
-            }
-            if (s->m->int8) quantise(x, padded, bytes + r * padded, scales + r * groups, 0);
-        }
-        input = (activations){bytes, scales, scores, (int)padded, false};
-        float *found = queries; /* not needed any more */
-        to = (target){NULL, found, GROUP, SET};
-        for (int output = 0; output < GROUP; output += BLOCK)
-            multiply(&values, output, input, rows, &to);
-        for (int r = 0; r < rows; r++)
-            for (int i = 0; i < GROUP; i += LANES)
-                store(y + (long)r * width + i, load(found + r * GROUP + i) * all(1.0f / total[r]));
+    attention a = {.positions = w->positions, .int8 = s->m->int8};
+    heard(s->m, w->positions, s->layer, head, (char *)w->heard, &a.keys, &a.values);
+    a.values.shift = NULL; /* shares are never negative */
+    attention_memory(&a, s->f.scratch + thread * s->f.scratch_floats);
+    long number = c->notes ? c->notes->number[s->layer * s->m->heads + head] : -1;
+    for (int first = 0; first < w->rows; first += HEARING) {
+        int rows = w->rows - first < HEARING ? w->rows - first : HEARING, row = w->first_row + first;
+        float *y = s->y + (long)row * width + head * GROUP;
+        score(&a, y, width, rows);
+        if (number >= 0)
+            note(c->notes, &a, c->notes->out + (number * c->rows + row) * c->notes->positions, rows);
+        hear(&a, y, width, rows);
     }
 }
 
@@ -325,15 +243,14 @@ static void choose_task(void *what, int task, int thread) {
     step *s = what;
     const call *c = s->c;
     int text = s->m->text_tokens, specials = s->m->vocabulary - text;
-    float *logits = s->logits + (long)task * s->outputs;
+    float *logits = s->logits + task * rounded_up(s->m->vocabulary, BLOCK);
     int32_t *ids = c->ids + (long)task * CANDIDATES;
     float *best = c->logits + (long)task * CANDIDATES;
     memcpy(c->specials + (long)task * specials, logits + text, 4 * (size_t)specials);
     for (int i = 0; i < CANDIDATES; i++) ids[i] = i, best[i] = -INFINITY;
-    for (int first = 0; first < text; first += LANES) {
-        int many = text - first < LANES ? text - first : LANES;
-        float most = many < LANES ? INFINITY : largest_of(load(logits + first));
-        if (most <= best[CANDIDATES - 1]) continue;
+    for (int first = 0; first < text; first += GROUP) {
+        int many = text - first < GROUP ? text - first : GROUP;
+        if (largest(logits + first, many) <= best[CANDIDATES - 1]) continue;
         for (int i = first; i < first + many; i++) {
             float value = logits[i];
             if (!(value > best[CANDIDATES - 1])) continue;
@@ -343,7 +260,7 @@ static void choose_task(void *what, int task, int thread) {
         }
     }
     for (int i = 0; i < CANDIDATES; i++) logits[ids[i]] = -INFINITY;
-    c->mass[task] = exponentials(logits, text, best[0]);
+    c->mass[task] = exponentials(logits, text, best[0], false);
 }
 
 /* One step. Returns false where there is no memory for it. */
@@ -355,40 +272,41 @@ bool decoder_step(team *t, const model *m, const call *c) {
         if (c->row[r].length > longest) longest = c->row[r].length;
     for (int i = 0; i < c->windows; i++)
         if (c->window[i].positions > positions) positions = c->window[i].positions;
-    long padded = rounded_up(positions, GROUP);
-    long audio = ROWS * (padded + GROUP + padded / GROUP + padded / 4 + GROUP);
-    step s = {.t = t, .m = m, .c = c, .rows = rows, .outputs = outputs};
-    long most = audio > wide ? audio : wide, filled = rounded_up(rows, TILE);
-    s.scratch_floats = rounded_up(most > longest ? most : longest, LANES);
+    long audio = attention_floats(positions), most = audio > wide ? audio : wide;
+    step s = {.f = {.t = t, .int8 = m->int8, .rows = rows}, .m = m, .c = c};
+    flow *f = &s.f;
+    f->scratch_floats = rounded_up(most > longest ? most : longest, LANES);
+    long filled = rounded_up(rows, TILE);
     long sizes[] = {(long)rows * wide, (long)rows * wide, (long)asked * outputs,
-                    s.scratch_floats * t->threads, filled * (wide / GROUP), filled * wide / 4};
+                    f->scratch_floats * t->threads, filled * (wide / GROUP), filled * wide / 4};
     long total = 0;
-    for (int i = 0; i < 6; i++) total += sizes[i] = rounded_up(sizes[i], LANES);
+    for (int i = 0; i < 6; i++) total += sizes[i] = rounded_up(sizes[i], LINE);
     float *memory = scratch(t, 4 * total);
     if (!memory) return false;
-    s.y = memory, s.z = s.y + sizes[0], s.logits = s.z + sizes[1], s.scratch = s.logits + sizes[2];
-    s.scales = s.scratch + sizes[3], s.bytes = (uint8_t *)(s.scales + sizes[4]);
+    s.y = memory, f->floats = s.y + sizes[0], s.logits = f->floats + sizes[1];
+    f->scratch = s.logits + sizes[2], f->scales = f->scratch + sizes[3];
+    f->bytes = (uint8_t *)(f->scales + sizes[4]);
 
     for (s.layer = 0; s.layer < m->layers; s.layer++) {
         const layer *l = &m->layer[s.layer];
-        apply(&s, c->x, width, &l->text_norm, l->qkv, width, 3 * width, s.y, 3 * width, SET);
+        apply(f, c->x, width, &l->text_norm, l->qkv, width, 3 * width, s.y, 3 * width, SET);
         for (const window *w = c->window; w < c->window + c->windows; w++)
             for (int r = w->first_row; r < w->first_row + w->rows; r++) remember(&s, w, r);
         share(t, rows, text_task, &s);
-        apply(&s, s.y, 3 * width, NULL, l->text_out, width, width, c->x, width, ADD);
-        apply(&s, c->x, width, &l->audio_norm, l->audio_query, width, width, s.y, width, SET);
+        apply(f, s.y, 3 * width, NULL, l->text_out, width, width, c->x, width, ADD);
+        apply(f, c->x, width, &l->audio_norm, l->audio_query, width, width, s.y, width, SET);
         share(t, c->windows * m->heads, audio_task, &s);
-        apply(&s, s.y, width, NULL, l->audio_out, width, width, c->x, width, ADD);
-        apply(&s, c->x, width, &l->last_norm, l->up, width, inner, s.y, inner, SET_GELU);
-        apply(&s, s.y, inner, NULL, l->down, inner, width, c->x, width, ADD);
+        apply(f, s.y, width, NULL, l->audio_out, width, width, c->x, width, ADD);
+        apply(f, c->x, width, &l->last_norm, l->up, width, inner, s.y, inner, SET_GELU);
+        apply(f, s.y, inner, NULL, l->down, inner, width, c->x, width, ADD);
     }
     for (int i = 0; i < asked; i++) {
         normalise(c->x + (long)c->asked_row[i] * width, &m->last_norm, width, s.y);
         memcpy(c->x + (long)i * width, s.y, 4 * (size_t)width);
     }
     if (asked) {
-        s.rows = asked;
-        apply(&s, c->x, width, NULL, m->head, width, m->vocabulary, s.logits, outputs, SET);
+        f->rows = asked;
+        apply(f, c->x, width, NULL, m->head, width, m->vocabulary, s.logits, outputs, SET);
         share(t, asked, choose_task, &s);
     }
     return true;

@@ -1,362 +1,233 @@
-/* Whisper's audio encoder, and the keys and values of the decoder's cross-attention.
+/* The encoder in int8, where the CPU has exact products of it (VNNI), or in float32: the layers that
+ * the decoder has too, for 1500 rows.
  *
- * Made for CPUs with AMX, whose products in bfloat16 are so fast that everything else counts: what
- * leaves a product is finished (bias, GELU, the sum with what it is added to) while it is in the
- * cache, and laid down as the next product reads it. Sums, norms and softmax are float32.
- *
- * Python (tiled_encoder.py) owns all memory but the scratch, and checks all sizes.
+ * Python (encoder.py) owns all memory but the scratch, and checks all sizes.
  */
-#include "team.h"
-#include "tiles.h"
+#include "encoder.h"
+#include "layers.h"
 
-enum {
-    HEAD = 64,
-    TAPS = 3,              /* of a convolution */
-    ATTENDED = 4,          /* squares of scores whose exponentials are kept */
-    STRIP_BYTES = 1 << 19, /* of weights, which stay in a core's cache while all rows pass by */
-};
-
-typedef struct { const half *weight; const float *bias; } linear;
-typedef struct { const float *weight, *bias; } norm;
-typedef struct { norm attention_norm, last_norm; linear qkv, out, up, down; } layer;
+enum { FEATURE_ROWS = 32, QUERY_ROWS = 4 * HEARING, TURNED_ROWS = 16 }; /* of a task */
 
 typedef struct {
-    int32_t layers, width, inner, bins, heard_layers;
-    linear first, second; /* convolutions: inputs are (taps, bins) and (taps, width) */
-    const float *places;  /* (positions, width) */
-    const layer *layer;
-    norm last_norm;
-    linear heard; /* outputs are (decoder's layers, keys or values, width) */
-} model;
-
-typedef struct encoding {
-    team *t;
-    const model *m;
+    flow f;
+    const encoder *m;
     const float *features; /* (bins, 2 * positions) */
-    half *const *to;       /* of each of the decoder's layers keys (heads, positions, 64) and values
-                              (heads, 64, positions) */
-    int positions, rows;   /* rows: positions padded to SQUARE */
-    float *x;              /* (rows, width): the residual stream */
-    half *narrow, *wide;   /* rows that a product reads */
-    half *queries;         /* (heads, rows, 64) as rows */
-    half *keys, *values;   /* the same as weights: of outputs (positions), of inputs (positions) */
-    half *frames;          /* (2 * rows + 1, width): the first convolution's, after a row of zeros */
-    const norm *norm;
-    const half *input;
-    linear linear;
-    int inputs, outputs, blocks;
-    void (*take)(const struct encoding *, const float *found, int row, int output);
+    int positions, layer;
+    float *x; /* (positions, width): the residual stream */
+    float *y; /* what layers give */
+    char *packed; /* each head's keys and values */
+    void *const *to;
 } encoding;
-
-/* ---- products, and where they go ------------------------------------------------------------- */
-
-/* Outputs whose weights stay in a core's cache. */
-static inline int strip_of(int inputs) {
-    int strip = STRIP_BYTES / (2 * inputs) / SQUARE * SQUARE;
-    return strip < SQUARE ? SQUARE : strip;
-}
-
-static void product_task(void *what, int task, int thread) {
-    (void)thread;
-    const encoding *e = what;
-    float found[2][SQUARE * SQUARE] __attribute__((aligned(64)));
-    int strip = strip_of(e->inputs);
-    int first = task / e->blocks * strip, row = task % e->blocks * SQUARE;
-    int last = first + strip < e->outputs ? first + strip : e->outputs;
-    long next = (long)e->inputs * TILE;
-    begin_tiles();
-    /* One square is multiplied while the one before is taken. */
-    for (int output = first; output < last + SQUARE; output += SQUARE) {
-        const half *weight = e->linear.weight + output / TILE * next;
-        if (output < last)
-            product(e->input + row / TILE * next, next, weight, next, e->inputs / DEPTH,
-                    found[output / SQUARE % 2], false);
-        if (output > first) e->take(e, found[(output / SQUARE + 1) % 2], row, output - SQUARE);
-    }
-    end_tiles();
-}
-
-/* Rows through a linear layer. */
-static void apply(encoding *e, const half *input, int rows, int inputs, linear l, int outputs,
-                  void (*take)(const encoding *, const float *, int, int)) {
-    int strip = strip_of(inputs);
-    e->input = input, e->inputs = inputs, e->linear = l, e->outputs = outputs, e->take = take;
-    e->blocks = rows / SQUARE;
-    share(e->t, (outputs + strip - 1) / strip * e->blocks, product_task, e);
-}
-
-static inline vector biased(const encoding *e, const float *found, int row, int output, int right) {
-    return load(found + row * SQUARE + right * LANES) +
-           load(e->linear.bias + output + right * LANES);
-}
-
-static void take_sum(const encoding *e, const float *found, int row, int output) {
-    for (int r = 0; r < SQUARE; r++)
-        for (int right = 0; right < 2; right++) {
-            float *x = e->x + (long)(row + r) * e->m->width + output + right * LANES;
-            store(x, load(x) + biased(e, found, r, output, right));
-        }
-}
-
-static void take_gelu(const encoding *e, const float *found, int row, int output) {
-    for (int r = 0; r < SQUARE; r++)
-        for (int right = 0; right < 2; right++)
-            store_halves(at_row(e->wide, e->outputs, row + r, output) + right * LANES,
-                         gelu_for_halves(biased(e, found, r, output, right)));
-}
-
-static void take_frames(const encoding *e, const float *found, int row, int output) {
-    for (int r = 0; r < SQUARE; r++)
-        for (int right = 0; right < 2; right++)
-            store_halves(e->frames + (long)(row + r + 1) * e->m->width + output + right * LANES,
-                         gelu_for_halves(biased(e, found, r, output, right)));
-}
-
-static void take_start(const encoding *e, const float *found, int row, int output) {
-    for (int r = 0; r < SQUARE; r++)
-        for (int right = 0; right < 2; right++) {
-            long at = (long)(row + r) * e->m->width + output + right * LANES;
-            vector place = row + r < e->positions ? load(e->m->places + at) : (vector){};
-            store(e->x + at, gelu_for_halves(biased(e, found, r, output, right)) + place);
-        }
-}
-
-/* Of 16 outputs of two rows: a pair of bfloat16 each. */
-static inline vector paired(const encoding *e, const float *found, int row, int output, int right) {
-    integers first = rounded_half(biased(e, found, row, output, right));
-    integers second = rounded_half(biased(e, found, row + 1, output, right));
-    return (vector)((first >> 16 & 0xffff) | (second & ~0xffff));
-}
-
-static void take_qkv(const encoding *e, const float *found, int row, int output) {
-    int width = e->m->width, kind = output / width, within = output % HEAD;
-    long head = (long)(output % width / HEAD) * e->rows * HEAD;
-    for (int r = 0; kind == 0 && r < SQUARE; r++)
-        for (int right = 0; right < 2; right++) /* so that scores are exponents of 2 */
-            store_halves(at_row(e->queries + head, HEAD, row + r, within) + right * LANES,
-                         biased(e, found, r, output, right) * all(0.125f * 1.44269504f));
-    for (int first = 0; kind == 1 && first < SQUARE; first += TILE) {
-        uint32_t pairs[TILE][TILE];
-        for (int r = 0; r < TILE; r++)
-            for (int right = 0; right < 2; right++)
-                store_halves((half *)pairs[r] + right * LANES,
-                             biased(e, found, first + r, output, right));
-        long tile = (row + first) / TILE * (HEAD / DEPTH) + within / DEPTH;
-        turn(pairs, (uint32_t(*)[TILE])(e->keys + head + tile * TILE_SIZE));
-    }
-    for (int r = 0; kind == 2 && r < SQUARE; r += 2)
-        for (int right = 0; right < 2; right++) {
-            long tile = (within / TILE + right) * (e->rows / DEPTH) + row / DEPTH;
-            half *to = e->values + head + tile * TILE_SIZE + r * TILE;
-            store((float *)to, paired(e, found, r, output, right));
-        }
-}
-
-static void take_heard(const encoding *e, const float *found, int row, int output) {
-    int width = e->m->width, within = output % HEAD, positions = e->positions;
-    half *to = e->to[output / width] + (long)(output % width / HEAD) * positions * HEAD;
-    int rows = positions - row < SQUARE ? positions - row : SQUARE;
-    bool is_keys = output / width % 2 == 0;
-    for (int r = 0; is_keys && r < rows; r++)
-        for (int right = 0; right < 2; right++)
-            store_halves(to + (long)(row + r) * HEAD + within + right * LANES,
-                         biased(e, found, r, output, right));
-    for (int right = 0; !is_keys && right < 2; right++) {
-        uint32_t pairs[TILE][TILE], turned[TILE][TILE];
-        for (int r = 0; r < TILE; r++)
-            store((float *)pairs[r], paired(e, found, 2 * r, output, right));
-        turn(pairs, turned);
-        half *first = to + (long)(within + right * TILE) * positions + row;
-        for (int i = 0; i < TILE; i++)
-            memcpy(first + (long)i * positions, turned[i], 2 * (size_t)rows);
-    }
-}
-
-/* ---- what is between them ------------------------------------------------------------------- */
 
 /* The features at three times, as rows of the first convolution. */
 static void features_task(void *what, int task, int thread) {
     (void)thread;
     const encoding *e = what;
-    int frames = 2 * e->positions, first = task * SQUARE, inputs = e->inputs;
-    for (int r = 0; r < SQUARE; r++)
-        for (int i = 0; i < inputs; i += DEPTH)
-            memset(at_row(e->wide, inputs, first + r, i), 0, 2 * DEPTH);
+    int frames = 2 * e->positions, inputs = first_inputs(e->m), first = task * FEATURE_ROWS;
+    int rows = frames - first < FEATURE_ROWS ? frames - first : FEATURE_ROWS;
+    float *to = (float *)e->packed + (long)first * inputs;
+    memset(to, 0, 4 * (size_t)rows * inputs);
     for (int i = 0; i < TAPS * e->m->bins; i++) {
         const float *from = e->features + (long)(i % e->m->bins) * frames;
-        for (int r = 0; r < SQUARE; r++) {
+        for (int r = 0; r < rows; r++) {
             int frame = first + r + i / e->m->bins - 1;
-            half *to = at_row(e->wide, inputs, first + r, i / DEPTH * DEPTH) + i % DEPTH;
-            if (frame >= 0 && frame < frames) *to = half_of(from[frame]);
+            if (frame >= 0 && frame < frames) to[(long)r * inputs + i] = from[frame];
         }
     }
 }
 
-/* Three frames, two further for each row, as rows of the second convolution. */
-static void frames_task(void *what, int task, int thread) {
-    (void)thread;
-    const encoding *e = what;
-    int width = e->m->width;
-    for (int row = task * SQUARE; row < (task + 1) * SQUARE; row++)
-        for (int i = 0; i < TAPS * width; i += DEPTH)
-            memcpy(at_row(e->wide, TAPS * width, row, i), e->frames + 2L * row * width + i,
-                   2 * DEPTH);
+/* Where a head's keys and values lie; returns the bytes that all take. */
+static long head_of(const encoding *e, int head, attention *a) {
+    bool int8 = e->f.int8;
+    long first = laid(&a->keys, e->positions, HEAD, int8, NULL);
+    long both = first + laid(&a->values, HEAD, e->positions, int8, NULL);
+    char *at = e->packed + both * head;
+    laid(&a->keys, e->positions, HEAD, int8, at);
+    laid(&a->values, HEAD, e->positions, int8, at + first);
+    a->values.shift = NULL; /* shares are never negative */
+    return both * (e->m->width / HEAD);
 }
 
-static void norm_task(void *what, int task, int thread) {
-    (void)thread;
-    const encoding *e = what;
-    int width = e->m->width;
-    for (int row = task * SQUARE; row < (task + 1) * SQUARE; row++) {
-        const float *x = e->x + (long)row * width;
-        vector mean, spread;
-        moments(x, width, &mean, &spread);
-        for (int i = 0; i < width; i += LANES) {
-            vector apart = (load(x + i) - mean) * spread;
-            half *to = at_row(e->narrow, width, row, i / DEPTH * DEPTH) + i % DEPTH;
-            store_halves(to, apart * load(e->norm->weight + i) + load(e->norm->bias + i));
+/* Packs BLOCK outputs that stand in columns, for products with numbers that are never
+ * negative. Inputs are rows. */
+static void pack_columns(const matrix *m, const float *from, long stride, int inputs, int first) {
+    for (int output = first; output < first + BLOCK; output += LANES) {
+        char *data = (char *)m->data + (m->scale ? 1L : 4L) * output * m->inputs;
+        integers size = {};
+        for (int k = 0; k < m->inputs; k++) {
+            vector v = k < inputs ? load(from + k * stride + output) : (vector){};
+            if (m->scale) size = larger_whole(size, (integers)v & 0x7fffffff);
+            else store((float *)data + (long)k * LANES, v);
+        }
+        if (!m->scale) continue;
+        float inverse[LANES];
+        for (int i = 0; i < LANES; i++) {
+            m->scale[output + i] = scale_of(((vector)size)[i]);
+            inverse[i] = 1.0f / m->scale[output + i];
+        }
+        for (int k = 0; k < m->inputs; k += 4) {
+            integers quads = {};
+            for (int i = 0; i < 4 && k + i < inputs; i++) {
+                vector v = load(from + (k + i) * stride + output);
+                quads |= (rounded(v * load(inverse)) & 255) << 8 * i;
+            }
+            store((float *)data + (long)k * (LANES / 4), (vector)quads);
         }
     }
 }
 
-static void normalise(encoding *e, const norm *n) {
-    e->norm = n;
-    share(e->t, e->rows / SQUARE, norm_task, e);
+static void pack_head_task(void *what, int task, int thread) {
+    (void)thread;
+    const encoding *e = what;
+    int width = e->m->width, head = task / 2;
+    const float *keys = e->y + width + head * HEAD;
+    attention a;
+    head_of(e, head, &a);
+    source key = {keys, false, e->positions, HEAD, 3L * width};
+    for (int first = 0; task % 2 == 0 && first < a.keys.outputs; first += BLOCK)
+        pack_block(&a.keys, &key, first);
+    for (int first = 0; task % 2 == 1 && first < HEAD; first += BLOCK)
+        pack_columns(&a.values, keys + width, 3L * width, e->positions, first);
 }
 
-/* Of a square of scores those of positions that only fill its tiles become the smallest. */
-static void leave_out(const encoding *e, int square, float *scores) {
-    int after = e->positions - square * SQUARE;
-    if (after >= SQUARE) return;
-    for (int r = 0; r < SQUARE; r++)
-        for (int i = after; i < SQUARE; i++) scores[r * SQUARE + i] = -INFINITY;
-}
-
-/* What 32 rows of a head hear of all positions. Their scores are computed twice, for the largest and
- * for their exponentials: to keep them takes longer, as they do not fit into the nearest cache. One
- * square is multiplied while the one before is worked on. */
+/* What some rows hear with a head, in their queries' place. */
 static void attention_task(void *what, int task, int thread) {
+    const encoding *e = what;
+    int parts = (e->positions + QUERY_ROWS - 1) / QUERY_ROWS, head = task / parts;
+    int first = task % parts * QUERY_ROWS, last = first + QUERY_ROWS;
+    long stride = 3L * e->m->width;
+    attention a = {.positions = e->positions, .int8 = e->f.int8, .rough = e->f.int8};
+    head_of(e, head, &a);
+    attention_memory(&a, e->f.scratch + thread * e->f.scratch_floats);
+    if (last > e->positions) last = e->positions;
+    for (int row = first; row < last; row += HEARING) {
+        int rows = last - row < HEARING ? last - row : HEARING;
+        float *y = e->y + row * stride + head * HEAD;
+        score(&a, y, stride, rows);
+        hear(&a, y, stride, rows);
+    }
+}
+
+static inline void put(const encoding *e, void *to, long at, vector v) {
+    if (e->m->kind == FLOATS) store((float *)to + at, v);
+    else store_halves((uint16_t *)to + at, v);
+}
+
+/* Of some positions the keys and values of a decoder's layer: as a head has them, values turned. */
+static void heard_task(void *what, int task, int thread) {
     (void)thread;
     const encoding *e = what;
-    int squares = e->rows / SQUARE, head = task / squares, row = task % squares * SQUARE;
-    long begin = (long)head * e->rows * HEAD, length = (long)squares * TILE_SIZE;
-    const half *queries = e->queries + begin + (long)row * HEAD, *keys = e->keys + begin;
-    const half *values = e->values + begin;
-    const long next = TILE * HEAD; /* to the next 16 rows */
-    float scores[2][SQUARE * SQUARE] __attribute__((aligned(64)));
-    float heard[HEAD / SQUARE][SQUARE * SQUARE] __attribute__((aligned(64))) = {};
-    half shares[ATTENDED * 2 * TILE_SIZE] __attribute__((aligned(64)));
-    vector most[SQUARE], sums[SQUARE] = {};
-    for (int r = 0; r < SQUARE; r++) most[r] = all(-INFINITY);
-    begin_tiles();
-    for (int i = 0; i <= squares; i++) {
-        if (i < squares)
-            product(queries, next, keys + 2 * next * i, next, HEAD / DEPTH, scores[i % 2], false);
-        if (!i) continue;
-        float *from = scores[(i + 1) % 2];
-        leave_out(e, i - 1, from);
-        for (int r = 0; r < SQUARE; r++, from += SQUARE)
-            most[r] = larger(most[r], larger(load(from), load(from + LANES)));
-    }
-    for (int r = 0; r < SQUARE; r++) most[r] = all(largest_of(most[r]));
-    for (int i = 0; i <= squares; i++) {
-        if (i < squares)
-            product(queries, next, keys + 2 * next * i, next, HEAD / DEPTH, scores[i % 2], false);
-        if (!i) continue;
-        int before = (i - 1) % ATTENDED;
-        float *from = scores[(i + 1) % 2];
-        leave_out(e, i - 1, from);
-        for (int r = 0; r < SQUARE; r++, from += SQUARE) {
-            half *to = at_row(shares, ATTENDED * DEPTH, r, before * DEPTH);
-            vector left = power_of_two(load(from) - most[r]);
-            vector right = power_of_two(load(from + LANES) - most[r]);
-            sums[r] += left + right;
-            store_halves(to, left);
-            store_halves(to + LANES, right);
-        }
-        const half *value = values + (long)(i - 1 - before) * TILE_SIZE;
-        for (int k = 0; (before == ATTENDED - 1 || i == squares) && k < HEAD / SQUARE; k++)
-            product(shares, ATTENDED * TILE_SIZE, value + 2 * k * length, length, before + 1, heard[k],
-                    true);
-    }
-    end_tiles();
-    for (int r = 0; r < SQUARE; r++) {
-        vector share = all(1.0f / sum_of(sums[r]));
-        for (int i = 0; i < HEAD; i += LANES) {
-            half *to = at_row(e->narrow, e->m->width, row + r, head * HEAD + i / DEPTH * DEPTH);
-            store_halves(to + i % DEPTH, load(heard[i / SQUARE] + r * SQUARE + i % SQUARE) * share);
+    int width = e->m->width, parts = (e->positions + TURNED_ROWS - 1) / TURNED_ROWS;
+    int head = task / parts, first = task % parts * TURNED_ROWS;
+    int rows = e->positions - first < TURNED_ROWS ? e->positions - first : TURNED_ROWS;
+    const float *from = e->y + 2L * first * width + head * HEAD;
+    long begin = (long)head * e->positions * HEAD;
+    void *const *to = e->to + 2 * e->layer;
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < HEAD; i += LANES)
+            put(e, to[0], begin + (long)(first + r) * HEAD + i, load(from + 2L * r * width + i));
+    for (int i = 0; i < HEAD; i++) {
+        float turned[TURNED_ROWS];
+        uint16_t halves[TURNED_ROWS];
+        for (int r = 0; r < rows; r++) turned[r] = from[2L * r * width + width + i];
+        long at = begin + (long)i * e->positions + first;
+        if (e->m->kind == FLOATS) {
+            memcpy((float *)to[1] + at, turned, 4 * (size_t)rows);
+        } else {
+            for (int r = rows; r < TURNED_ROWS; r++) turned[r] = 0;
+            for (int r = 0; r < TURNED_ROWS; r += LANES) store_halves(halves + r, load(turned + r));
+            memcpy((uint16_t *)to[1] + at, halves, 2 * (size_t)rows);
         }
     }
 }
 
-/* ---- packing -------------------------------------------------------------------------------- */
+static inline long longest(long a, long b) { return a > b ? a : b; }
 
-typedef struct { const float *from; int inputs; half *to; } packing;
+/* Encodes a window. Returns false where there is no memory for it. */
+static bool plain_run(team *t, const encoder *m, const float *features, int positions,
+                      void *const *to) {
+    encoding e = {.f = {.t = t, .int8 = m->kind == INT8}, .m = m, .features = features,
+                  .positions = positions, .to = to};
+    flow *f = &e.f;
+    attention a;
+    int width = m->width, inner = m->inner, inputs = first_inputs(m), frames = 2 * positions;
+    int wide = (int)longest(longest(3 * width, inner), inputs);
+    long prepared = longest(rounded_up(frames, TILE) * inputs, rounded_up(positions, TILE) * wide);
+    f->scratch_floats = rounded_up(longest(wide, attention_floats(positions)), LINE);
+    long sizes[] = {(long)positions * width,
+                    longest((frames + 1L) * width, (long)positions * wide),
+                    longest(head_of(&e, 0, &a) / 4, (long)frames * inputs),
+                    f->scratch_floats * t->threads,
+                    f->int8 ? prepared / GROUP : prepared,
+                    f->int8 ? prepared / 4 : 0};
+    long total = 0;
+    for (int i = 0; i < 6; i++) total += sizes[i] = rounded_up(sizes[i], LINE);
+    e.x = scratch(t, 4 * total);
+    if (!e.x) return false;
+    e.y = e.x + sizes[0], e.packed = (char *)(e.y + sizes[1]);
+    f->scratch = (float *)e.packed + sizes[2];
+    f->floats = f->scales = f->scratch + sizes[3], f->bytes = (uint8_t *)(f->scales + sizes[4]);
 
-static void pack_task(void *what, int task, int thread) {
-    (void)thread;
-    const packing *p = what;
-    for (int input = 0; input < p->inputs; input += DEPTH) {
-        uint32_t pairs[TILE][TILE];
-        for (int i = 0; i < TILE; i++) {
-            const float *from = p->from + (long)(task * TILE + i) * p->inputs + input;
-            for (int right = 0; right < 2; right++)
-                store_halves((half *)pairs[i] + right * LANES, load(from + right * LANES));
-        }
-        long tile = (long)task * (p->inputs / DEPTH) + input / DEPTH;
-        turn(pairs, (uint32_t(*)[TILE])(p->to + tile * TILE_SIZE));
+    int after = f->int8 ? SET_ROUGH_GELU : SET_GELU;
+    share(t, (frames + FEATURE_ROWS - 1) / FEATURE_ROWS, features_task, &e);
+    memset(e.y, 0, 4 * (size_t)width);
+    f->rows = frames;
+    apply(f, (float *)e.packed, inputs, NULL, m->first, inputs, width, e.y + width, width, after);
+    f->rows = positions;
+    apply(f, e.y, 2 * width, NULL, m->second, TAPS * width, width, e.x, width, after);
+    for (long i = 0; i < (long)positions * width; i += LANES)
+        store(e.x + i, load(e.x + i) + load(m->places + i));
+    for (const encoder_layer *l = m->layer; l < m->layer + m->layers; l++) {
+        apply(f, e.x, width, &l->attention_norm, l->qkv, width, 3 * width, e.y, 3 * width, SET);
+        share(t, width / HEAD * 2, pack_head_task, &e);
+        share(t, width / HEAD * ((positions + QUERY_ROWS - 1) / QUERY_ROWS), attention_task, &e);
+        apply(f, e.y, 3 * width, NULL, l->out, width, width, e.x, width, ADD);
+        apply(f, e.x, width, &l->last_norm, l->up, width, inner, e.y, inner, after);
+        apply(f, e.y, inner, NULL, l->down, inner, width, e.x, width, ADD);
     }
-}
-
-/* Packs weights (outputs, inputs): multiples of 16 and 32. */
-void encoder_pack(team *t, const float *from, int outputs, int inputs, half *to) {
-    packing p = {from, inputs, to};
-    share(t, outputs / TILE, pack_task, &p);
-}
-
-/* ---- a window ------------------------------------------------------------------------------- */
-
-/* Whether this variant has AMX. Without, the encoder is slow, for tests only. */
-bool encoder_is_fast(void) {
-#ifdef __AMX_BF16__
+    prepare(f, e.x, width, &m->last_norm, width);
+    for (e.layer = 0; e.layer < m->heard_layers; e.layer++) {
+        through(f, m->heard[e.layer], 2 * width, e.y, 2 * width, SET);
+        share(t, width / HEAD * ((positions + TURNED_ROWS - 1) / TURNED_ROWS), heard_task, &e);
+    }
     return true;
-#else
-    return false;
-#endif
 }
+
+/* ---- what Python calls ----------------------------------------------------------------------- */
 
 /* To be called first: false where the system does not let the process run this variant. */
 bool kernels_begin(void) { return allowed_tiles(); }
 
-/* Encodes a window. Returns false where there is no memory for it. */
-bool encoder_run(team *t, const model *m, const float *features, int positions, half *const *to) {
-    encoding e = {.t = t, .m = m, .features = features, .positions = positions, .to = to};
-    int width = m->width, rows = e.rows = (int)rounded_up(positions, SQUARE);
-    int inputs = (int)rounded_up(TAPS * m->bins, DEPTH);
-    long wide = TAPS * width > m->inner ? TAPS * width : m->inner;
-    if (2 * inputs > wide) wide = 2 * inputs;
-    long line = (long)rows * width;
-    e.x = scratch(t, 4 * line + 2 * (4 * line + width + rows * wide));
-    if (!e.x) return false;
-    e.narrow = (half *)(e.x + line), e.wide = e.narrow + line, e.queries = e.wide + rows * wide;
-    e.keys = e.queries + line, e.values = e.keys + line, e.frames = e.queries;
+/* What this variant multiplies fastest. */
+int encoder_kind(void) {
+#if defined __AMX_BF16__
+    return TILES;
+#elif defined HAS_VNNI
+    return INT8;
+#else
+    return FLOATS;
+#endif
+}
 
-    e.inputs = inputs;
-    share(t, 2 * rows / SQUARE, features_task, &e);
-    memset(e.frames, 0, 2 * (size_t)width);
-    apply(&e, e.wide, 2 * rows, inputs, m->first, width, take_frames);
-    share(t, rows / SQUARE, frames_task, &e);
-    apply(&e, e.wide, rows, TAPS * width, m->second, width, take_start);
-    for (const layer *l = m->layer; l < m->layer + m->layers; l++) {
-        normalise(&e, &l->attention_norm);
-        apply(&e, e.narrow, rows, width, l->qkv, 3 * width, take_qkv);
-        share(t, width / HEAD * (rows / SQUARE), attention_task, &e);
-        apply(&e, e.narrow, rows, width, l->out, width, take_sum);
-        normalise(&e, &l->last_norm);
-        apply(&e, e.narrow, rows, width, l->up, m->inner, take_gelu);
-        apply(&e, e.wide, rows, m->inner, l->down, width, take_sum);
-    }
-    normalise(&e, &m->last_norm);
-    apply(&e, e.narrow, rows, width, m->heard, 2 * m->heard_layers * width, take_heard);
-    return true;
+long encoder_matrix_bytes(int kind, int outputs, int inputs) {
+    matrix m;
+    return kind == TILES ? 2L * outputs * inputs : laid(&m, outputs, inputs, kind == INT8, NULL);
+}
+
+/* Packs weights (outputs, inputs): multiples of 64. */
+void encoder_pack(team *t, int kind, const float *from, int outputs, int inputs, void *to) {
+#ifdef __AMX_BF16__
+    if (kind == TILES) { tiled_pack(t, from, outputs, inputs, to); return; }
+#endif
+    pack_matrix(t, from, outputs, inputs, kind == INT8, to);
+}
+
+/* Encodes a window: each of the decoder's layers' keys (heads, positions, 64) and values (heads, 64,
+ * positions); in float32, or in bfloat16 where the weights are less. Returns false where there is no
+ * memory for it. */
+bool encoder_run(team *t, const encoder *m, const float *features, int positions, void *const *to) {
+#ifdef __AMX_BF16__
+    if (m->kind == TILES) return tiled_run(t, m, features, positions, to);
+#endif
+    return plain_run(t, m, features, positions, to);
 }

@@ -5,20 +5,20 @@
 #include "vectors.h"
 
 enum {
-    BLOCK = 32,     /* outputs that are computed together for some rows: two vectors */
+    BLOCK = 2 * LANES, /* outputs that are computed together for some rows */
     TOGETHER = 128, /* outputs of a task, so that what is read next is next in memory */
     GROUP = 64,     /* numbers that share a scale; also the width of a head */
     ROWS = 6,       /* rows that are computed together: as many as registers hold */
     FEWEST_ROWS = 8, /* for which tile registers are faster */
 };
 
-/* A matrix (outputs, inputs), packed: `data` is [outputs / 16][inputs / 4][16][4] int8 or
- * [outputs / 16][inputs][16] float32. Outputs are padded to BLOCK, inputs to GROUP. */
+/* A matrix (outputs, inputs), packed: `data` is [outputs / LANES][inputs / 4][LANES][4] int8 or
+ * [outputs / LANES][inputs][LANES] float32. Outputs are padded to BLOCK, inputs to GROUP. */
 typedef struct {
     int32_t outputs, inputs; /* padded */
     void *data;
     float *scale;   /* (outputs,) of int8, else NULL */
-    int32_t *shift; /* [outputs / 16][inputs / 64][16]: what the activations' +128 adds, negative */
+    int32_t *shift; /* [outputs / LANES][inputs / 64][LANES]: what the activations' +128 adds */
 } matrix;
 
 /* Rows to multiply, padded to GROUP: int8 + 128 with a scale for each group, or float32. */
@@ -30,7 +30,7 @@ typedef struct {
     bool tiled; /* int8, with memory for a multiple of TILE rows; the tile registers are set */
 } activations;
 
-enum { SET, SET_GELU, ADD };
+enum { SET, SET_GELU, SET_ROUGH_GELU, ADD };
 
 typedef struct {
     const float *bias; /* or NULL */
@@ -43,65 +43,70 @@ static inline __attribute__((always_inline)) void finish(
     const target *to, int row, int output, vector sum) {
     if (to->bias) sum += load(to->bias + output);
     if (to->how == SET_GELU) sum = gelu(sum);
+    if (to->how == SET_ROUGH_GELU) sum = gelu_for_halves(sum);
     float *out = to->out + row * to->stride + output;
     if (to->how == ADD) sum += load(out);
     store(out, sum);
 }
 
-#if defined __AVX2__ && !defined __AVX512F__
-#include "narrow.h"
-#else
-#ifdef __AVX512VNNI__
+#define FOR_EACH(r, rows) _Pragma("GCC unroll 6") for (int r = 0; r < (rows); r++)
+
+#ifdef __AVX2__
 #define HAS_INT8
-static inline __attribute__((always_inline)) void int8_tile(
+#include "int8.h"
+
+enum { AT_ONCE = ROWS / SPLIT }; /* rows for whose sums there are registers */
+
+static inline __attribute__((always_inline)) void int8_part(
     const int rows, const matrix *m, int output, activations a, int row, const target *to) {
     const int groups = m->inputs / GROUP;
-    const int8_t *first = (const int8_t *)m->data + (long)output * m->inputs;
-    const int8_t *second = first + (long)LANES * m->inputs;
+    const long next = (long)LANES * m->inputs; /* to the next LANES outputs */
+    const int8_t *weights = (const int8_t *)m->data + (long)output * m->inputs;
     const int32_t *shift = m->shift ? m->shift + (long)output * groups : NULL;
-    const int8_t *ahead = row == 0 ? second + (long)LANES * m->inputs : NULL;
-    __m512 sum[ROWS][2];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-    for (int group = 0; group < groups; group++) {
-        __m512i low = _mm512_setzero_si512(), high = low, part[ROWS][2];
-        if (shift) {
-            low = _mm512_loadu_si512(shift + group * LANES);
-            high = _mm512_loadu_si512(shift + (groups + group) * LANES);
+    const char *ahead = row == 0 ? (const char *)weights + 2 * next : NULL;
+    const uint8_t *bytes = a.bytes + (long)row * a.inputs;
+    vector sum[AT_ONCE][2];
+    FOR_EACH(r, rows) sum[r][0] = sum[r][1] = (vector){};
+    for (int group = 0; group < groups; group++, bytes += GROUP) {
+        integers part[AT_ONCE][2][SPLIT], begin[2] = {};
+        for (int i = 0; shift && i < 2; i++)
+            memcpy(&begin[i], shift + (i * groups + group) * LANES, sizeof begin[i]);
+        FOR_EACH(r, rows) {
+            for (int i = 0; i < 2; i++)
+                for (int k = 0; k < SPLIT; k++)
+                    part[r][i][k] = SPLIT == 1 ? begin[i] : (integers){};
         }
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) part[r][0] = low, part[r][1] = high;
-        const uint8_t *bytes = a.bytes + (long)row * a.inputs + group * GROUP;
 #pragma GCC unroll 16
-        for (int four = 0; four < GROUP; four += 4) {
-            __m512i w0 = _mm512_loadu_si512(first + (group * GROUP + four) * LANES);
-            __m512i w1 = _mm512_loadu_si512(second + (group * GROUP + four) * LANES);
-            if (ahead) {
-                const char *next = (const char *)ahead + (long)(group * GROUP + four) * 2 * LANES;
-                _mm_prefetch(next, _MM_HINT_T1);
-                _mm_prefetch(next + 64, _MM_HINT_T1);
-            }
-#pragma GCC unroll 6
-            for (int r = 0; r < rows; r++) {
-                int32_t quad;
-                memcpy(&quad, bytes + (long)r * a.inputs + four, 4);
-                __m512i x = _mm512_set1_epi32(quad);
-                part[r][0] = _mm512_dpbusd_epi32(part[r][0], x, w0);
-                part[r][1] = _mm512_dpbusd_epi32(part[r][1], x, w1);
+        for (int four = 0; four < GROUP; four += 4, weights += 4 * LANES) {
+            for (int i = 0; ahead && i < 8 * LANES; i += 64)
+                __builtin_prefetch(ahead + (group * GROUP + four) * 2L * LANES + i, 0, 2);
+            FOR_EACH(r, rows) {
+                integers quads = quads_of(bytes + (long)r * a.inputs + four);
+                add_products(part[r][0], quads, weights);
+                add_products(part[r][1], quads, weights + next);
             }
         }
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            __m512 scale = _mm512_set1_ps(a.scales[(long)(row + r) * groups + group]);
-            sum[r][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r][0]), scale, sum[r][0]);
-            sum[r][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r][1]), scale, sum[r][1]);
+        FOR_EACH(r, rows) {
+            vector scale = all(a.scales[(long)(row + r) * groups + group]);
+            for (int i = 0; i < 2; i++) {
+                integers whole = total_of(part[r][i]);
+                if (SPLIT > 1) whole += begin[i];
+                sum[r][i] += __builtin_convertvector(whole, vector) * scale;
+            }
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++) {
-            int at = output + half * LANES;
-            finish(to, row + r, at, (vector)sum[r][half] * load(m->scale + at));
+    FOR_EACH(r, rows) {
+        for (int i = 0; i < 2; i++) {
+            int at = output + i * LANES;
+            finish(to, row + r, at, sum[r][i] * load(m->scale + at));
         }
+    }
+}
+
+static inline __attribute__((always_inline)) void int8_tile(
+    const int rows, const matrix *m, int output, activations a, int row, const target *to) {
+    int8_part(rows < AT_ONCE ? rows : AT_ONCE, m, output, a, row, to);
+    if (rows > AT_ONCE) int8_part(rows - AT_ONCE, m, output, a, row + AT_ONCE, to);
 }
 #endif
 
@@ -111,22 +116,19 @@ static inline __attribute__((always_inline)) void float_tile(
     const float *second = first + (long)LANES * m->inputs;
     const float *x = a.floats + (long)row * a.inputs;
     vector sum[ROWS][2];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = (vector){};
+    FOR_EACH(r, rows) sum[r][0] = sum[r][1] = (vector){};
     for (int k = 0; k < m->inputs; k++) {
         vector w0 = load(first + k * LANES), w1 = load(second + k * LANES);
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
+        FOR_EACH(r, rows) {
             vector value = all(x[(long)r * a.inputs + k]);
             sum[r][0] += w0 * value;
             sum[r][1] += w1 * value;
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++)
-            finish(to, row + r, output + half * LANES, sum[r][half]);
+    FOR_EACH(r, rows) {
+        for (int i = 0; i < 2; i++) finish(to, row + r, output + i * LANES, sum[r][i]);
+    }
 }
-#endif
 
 #ifdef __AMX_INT8__
 /* The same for up to 16 rows with the tile registers, to the same numbers. Of rows that are not there
@@ -191,17 +193,9 @@ static void multiply(const matrix *m, int output, activations a, int rows, const
 
 /* One group as int8 + `zero` (128, or 0 for numbers that are never negative), and its scale. */
 static inline float quantise_group(const float *x, uint8_t *to, int zero) {
-    vector largest = {};
+    float size = size_of(x, GROUP), scale = size <= 1e-30f ? 1.0f : size / (zero ? 127.0f : 255.0f);
     for (int i = 0; i < GROUP; i += LANES) {
-        vector v = load(x + i);
-        largest = larger(largest, larger(v, -v));
-    }
-    float size = largest_of(largest), most = zero ? 127.0f : 255.0f;
-    float scale = size > 1e-30f ? size / most : 1.0f;
-    for (int i = 0; i < GROUP; i += LANES) {
-        integers whole = rounded(load(x + i) * all(1.0f / scale)) + zero;
-        narrow bytes = __builtin_convertvector(whole, narrow);
-        memcpy(to + i, &bytes, LANES);
+        store_bytes(to + i, rounded(load(x + i) * all(1.0f / scale)) + zero);
     }
     return scale;
 }
@@ -230,12 +224,13 @@ typedef struct {
     const void *numbers;
     bool half;
     int outputs, inputs;
+    long stride; /* numbers to the next output */
 } source;
 
 /* A group of a row, 0 where there is nothing. */
 static inline void group_of(const source *from, int output, int first, float *group) {
     int many = output < from->outputs ? from->inputs - first : 0;
-    long at = (long)output * from->inputs + first;
+    long at = output * from->stride + first;
     const float *numbers = from->numbers;
     if (many >= GROUP && from->half) {
         for (int i = 0; i < GROUP; i += LANES)
@@ -253,26 +248,27 @@ static inline void group_of(const source *from, int output, int first, float *gr
     }
 }
 
+/* The larger of two sizes; not a number where one is none. */
+static inline float larger_size(float a, float b) { return b > a || b != b ? b : a; }
+
+/* The scale of int8 numbers that are not larger. */
+static inline float scale_of(float size) { return size <= 1e-30f ? 1.0f : size / 127.0f; }
+
 /* Packs BLOCK outputs. */
 static void pack_block(const matrix *m, const source *from, int first) {
     float group[GROUP];
     for (int output = first; output < first + BLOCK; output++) {
         long begin = (long)output / LANES * LANES * m->inputs;
         int lane = output % LANES;
-        vector size = {};
+        float size = 0;
         for (int k = 0; k < m->inputs; k += GROUP) {
             group_of(from, output, k, group);
-            for (int i = 0; i < GROUP; i += LANES) {
-                vector v = load(group + i);
-                size = larger(size, larger(v, -v));
-            }
-            if (m->scale) continue;
-            for (int i = 0; i < GROUP; i++)
+            size = larger_size(size, size_of(group, GROUP));
+            for (int i = 0; !m->scale && i < GROUP; i++)
                 ((float *)m->data)[begin + (long)(k + i) * LANES + lane] = group[i];
         }
         if (!m->scale) continue;
-        float most = largest_of(size), scale = most > 1e-30f ? most / 127.0f : 1.0f;
-        m->scale[output] = scale;
+        float scale = m->scale[output] = scale_of(size);
         int32_t *shift = m->shift + begin / GROUP + lane;
         for (int k = 0; k < m->inputs; k += GROUP) {
             int32_t *quads = (int32_t *)((int8_t *)m->data + begin + (long)k * LANES) + lane;
@@ -281,8 +277,7 @@ static void pack_block(const matrix *m, const source *from, int first) {
             for (int i = 0; i < GROUP; i += LANES) {
                 integers whole = rounded(load(group + i) * all(1.0f / scale));
                 int32_t packed[LANES / 4];
-                narrow bytes = __builtin_convertvector(whole, narrow);
-                memcpy(packed, &bytes, sizeof packed);
+                store_bytes(packed, whole);
                 for (int four = 0; four < LANES / 4; four++)
                     quads[(i / 4 + four) * LANES] = packed[four];
                 sum += whole;
@@ -290,19 +285,6 @@ static void pack_block(const matrix *m, const source *from, int first) {
             shift[k / GROUP * LANES] = -128 * (int32_t)sum_of(__builtin_convertvector(sum, vector));
         }
     }
-}
-
-bool decoder_has_int8(void) {
-#ifdef HAS_INT8
-    return true;
-#else
-    return false;
-#endif
-}
-
-long decoder_matrix_bytes(int outputs, int inputs, bool int8) {
-    matrix m;
-    return laid(&m, outputs, inputs, int8, NULL);
 }
 
 typedef struct { matrix m; source from; } packing;
@@ -313,8 +295,9 @@ static void pack_task(void *what, int task, int thread) {
     pack_block(&p->m, &p->from, task * BLOCK);
 }
 
-void decoder_pack(team *t, const float *from, int outputs, int inputs, bool int8, void *to) {
-    packing p = {.from = {from, false, outputs, inputs}};
+static inline void pack_matrix(team *t, const float *from, int outputs, int inputs, bool int8,
+                               void *to) {
+    packing p = {.from = {from, false, outputs, inputs, inputs}};
     laid(&p.m, outputs, inputs, int8, to);
     share(t, p.m.outputs / BLOCK, pack_task, &p);
 }

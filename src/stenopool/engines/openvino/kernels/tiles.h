@@ -94,25 +94,6 @@ static inline __attribute__((always_inline)) void product(
 static inline bool allowed_tiles(void) { return true; }
 static inline void begin_tiles(void) {}
 static inline void end_tiles(void) {}
-
-static inline void product(const half *rows, long rows_next, const half *weights, long weights_next,
-                           int tiles, float *out, const bool add) {
-    for (int row = 0; row < SQUARE; row++) {
-        const half *x = rows + row / TILE * rows_next + row % TILE * DEPTH;
-        for (int right = 0; right < 2; right++) {
-            const half *weight = weights + right * weights_next;
-            float *to = out + row * SQUARE + right * TILE;
-            vector sum = add ? load(to) : (vector){};
-            for (long at = 0; at < (long)tiles * TILE_SIZE; at += TILE_SIZE)
-                for (int i = 0; i < DEPTH; i += 2) {
-                    integers pair = *(const integers *)(weight + at + i * TILE);
-                    sum += (vector)(pair << 16) * all(number_of(x[at + i]));
-                    sum += (vector)(pair & ~0xffff) * all(number_of(x[at + i + 1]));
-                }
-            store(to, sum);
-        }
-    }
-}
 #endif
 
 /* Rows become columns. */

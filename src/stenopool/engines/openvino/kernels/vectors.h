@@ -1,15 +1,21 @@
-/* Vectors of 16 float32, in the types of GCC and Clang, which make of them what the CPU has. */
+/* Vectors of float32, as wide as the CPU's registers, in the types of GCC and Clang. */
 #pragma once
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
-enum { LANES = 16 };
+#if defined __AVX512F__
+#define LANES 16
+#elif defined __AVX2__
+#define LANES 8
+#else
+#define LANES 4
+#endif
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -25,11 +31,26 @@ static inline integers rounded(vector v) {
     return (integers)(v + all(12582912.0f)) - (integers)all(12582912.0f);
 }
 
+/* The lowest bytes. */
+static inline void store_bytes(void *to, integers v) {
+#if defined __AVX2__ && !defined __AVX512F__
+    __m256i low = (__m256i)(v & 255);
+    __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+    _mm_storel_epi64(to, _mm_packus_epi16(pairs, pairs));
+#else
+    narrow bytes = __builtin_convertvector(v, narrow);
+    memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
 /* bfloat16: the upper halves of float32. */
 static inline vector from_halves(const uint16_t *from) {
-#ifdef __AVX512F__
+#if defined __AVX512F__
     __m256i bits = _mm256_loadu_si256((const __m256i *)from);
     return (vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+#elif defined __AVX2__
+    __m128i bits = _mm_loadu_si128((const __m128i *)from);
+    return (vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
 #else
     return (vector)(__builtin_convertvector(*(const halves *)from, integers) << 16);
 #endif
@@ -53,17 +74,37 @@ static inline long rounded_up(long value, long to) { return (value + to - 1) / t
 
 /* The second where either is not a number: `larger(bound, x)` keeps that it is none. */
 static inline vector larger(vector a, vector b) {
-#ifdef __AVX512F__
+#if defined __AVX512F__
     return (vector)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined __AVX2__
+    return (vector)_mm256_max_ps((__m256)a, (__m256)b);
 #else
     integers first = a > b;
     return (vector)(((integers)a & first) | ((integers)b & ~first));
 #endif
 }
 
-#define FROM(n) (0 + n) % 16, (1 + n) % 16, (2 + n) % 16, (3 + n) % 16, (4 + n) % 16, (5 + n) % 16, \
-    (6 + n) % 16, (7 + n) % 16, (8 + n) % 16, (9 + n) % 16, (10 + n) % 16, (11 + n) % 16, \
-    (12 + n) % 16, (13 + n) % 16, (14 + n) % 16, (15 + n) % 16
+/* In each lane the larger; of floats' bits without their signs, NaN is the largest. */
+static inline integers larger_whole(integers a, integers b) {
+#if defined __AVX512F__
+    return (integers)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined __AVX2__
+    return (integers)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    integers first = a > b;
+    return (a & first) | (b & ~first);
+#endif
+}
+
+/* Lanes, turned by n. */
+#define FOUR(i, n) (i + n) % LANES, (i + 1 + n) % LANES, (i + 2 + n) % LANES, (i + 3 + n) % LANES
+#if LANES == 16
+#define FROM(n) FOUR(0, n), FOUR(4, n), FOUR(8, n), FOUR(12, n)
+#elif LANES == 8
+#define FROM(n) FOUR(0, n), FOUR(4, n)
+#else
+#define FROM(n) FOUR(0, n)
+#endif
 #if defined(__clang__) || __GNUC__ >= 12
 #define TURNED(v, n) __builtin_shufflevector(v, v, FROM(n))
 #else
@@ -71,29 +112,40 @@ static inline vector larger(vector a, vector b) {
 #endif
 
 static inline float sum_of(vector v) {
+#if LANES >= 16
     v += TURNED(v, 8);
+#endif
+#if LANES >= 8
     v += TURNED(v, 4);
+#endif
     v += TURNED(v, 2);
     return v[0] + v[1];
 }
 
 static inline float largest_of(vector v) {
+#if LANES >= 16
     v = larger(v, TURNED(v, 8));
+#endif
+#if LANES >= 8
     v = larger(v, TURNED(v, 4));
+#endif
     v = larger(v, TURNED(v, 2));
     return v[0] > v[1] ? v[0] : v[1];
 }
 
-/* The mean of a row, and 1 / its deviation. */
-static inline void moments(const float *x, int width, vector *mean, vector *spread) {
-    vector sum = {}, squares = {};
-    for (int i = 0; i < width; i += LANES) sum += load(x + i);
-    *mean = all(sum_of(sum) / (float)width);
-    for (int i = 0; i < width; i += LANES) {
-        vector apart = load(x + i) - *mean;
-        squares += apart * apart;
-    }
-    *spread = all(1.0f / sqrtf(sum_of(squares) / (float)width + 1e-5f));
+/* The largest without signs of so many numbers; not a number where one is none. */
+static inline float size_of(const float *x, int many) {
+    integers most = {};
+    for (int i = 0; i < many; i += LANES)
+        most = larger_whole(most, (integers)load(x + i) & 0x7fffffff);
+#if LANES >= 16
+    most = larger_whole(most, TURNED(most, 8));
+#endif
+#if LANES >= 8
+    most = larger_whole(most, TURNED(most, 4));
+#endif
+    most = larger_whole(most, TURNED(most, 2));
+    return ((vector)larger_whole(most, TURNED(most, 1)))[0];
 }
 
 /* exp(x) for x <= 88, to 2e-7: 2^n by the exponent's bits, the rest by Taylor's series. */

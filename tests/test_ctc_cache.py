@@ -11,8 +11,8 @@ import openvino as ov
 import pytest
 from openvino import opset15 as ops
 
-from stenopool.engines.openvino import cache
-from stenopool.engines.openvino.cache import Compiled
+from stenopool.engines.ctc import cache
+from stenopool.engines.ctc.cache import Compiled
 from stenopool.settings import Settings
 
 OPTIONS: dict[str, str | int] = {"INFERENCE_NUM_THREADS": 1}

@@ -1,4 +1,4 @@
-"""The parts that Whisper's graphs are made of, in OpenVINO's opset.
+"""The parts that a graph is made of, in OpenVINO's opset.
 
 A linear layer in int8 quantises each row of its input by the largest value in it, as CTranslate2
 does, so that no calibration data is needed. The graph divides by that value before a quantisation
@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from openvino import opset15 as ops
 
-from stenopool.models.weights import HEAD_WIDTH, Tensor, WhisperWeights
+from stenopool.models.weights import Tensor
 
 Node = Any  # openvino.Node: its Python package has no usable types
 
-_EPSILON = 1e-5
 _LARGEST = 127
 
 
@@ -29,56 +27,6 @@ class Quantised:
 
     rows: Node
     scale: Node
-
-
-class Parts:
-    """Builds the parts of a graph from a model's weights.
-
-    Args:
-        int8: multiply in int8 where that pays; else all products are of floating point.
-    """
-
-    def __init__(self, weights: WhisperWeights, *, int8: bool) -> None:
-        self.shape = weights.shape
-        self._tensors = weights.tensors
-        self.int8 = int8
-
-    def tensor(self, name: str) -> NDArray[np.float32]:
-        """Weights by their name in Transformers."""
-        return np.asarray(self._tensors[name], dtype=np.float32)
-
-    def linear(self, x: Node | Quantised, name: str) -> Node:
-        """A linear layer; many rows at a time."""
-        bias = self._tensors.get(f"{name}.bias")
-        found = product(x, self._tensors[f"{name}.weight"])
-        return found if bias is None else ops.add(found, constant(bias))
-
-    def quantised(self, x: Node) -> Node | Quantised:
-        """What several linear layers take, prepared once."""
-        return quantised(x) if self.int8 else x
-
-    def norm(self, x: Node, name: str) -> Node:
-        """Layer normalisation."""
-        spread = ops.mvn(x, indices(-1), True, _EPSILON, "INSIDE_SQRT")
-        scaled = ops.multiply(spread, constant(self._tensors[f"{name}.weight"]))
-        return ops.add(scaled, constant(self._tensors[f"{name}.bias"]))
-
-    def heads(self, x: Node) -> Node:
-        """(rows, positions, width) → (rows, heads, positions, 64)."""
-        return ops.transpose(self._parted(x), indices(0, 2, 1, 3))
-
-    def turned_heads(self, x: Node) -> Node:
-        """(rows, positions, width) → (rows, heads, 64, positions)."""
-        return ops.transpose(self._parted(x), indices(0, 2, 3, 1))
-
-    def _parted(self, x: Node) -> Node:
-        return ops.reshape(x, indices(0, 0, self.shape.heads, HEAD_WIDTH), True)
-
-    def joined_heads(self, x: Node) -> Node:
-        """(rows, heads, positions, 64) → (rows, positions, width)."""
-        return ops.reshape(
-            ops.transpose(x, indices(0, 2, 1, 3)), indices(0, 0, self.shape.width), True
-        )
 
 
 def quantised(x: Node) -> Quantised:

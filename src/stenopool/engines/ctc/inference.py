@@ -28,5 +28,5 @@ def failures() -> Iterator[None]:
     except RuntimeError as error:
         raise EngineFailed(
             f"OpenVINO failed: {error}",
-            do="Try `--engine ctranslate2`; if it stays, run `steno doctor` and report it",
+            do="Try again; if it stays, report it with what `steno doctor` prints",
         ) from error

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import openvino as ov
 
-from stenopool.engines.openvino.processor import processor
+from stenopool.engines.openvino.processor import flags
 from stenopool.errors import OutputError
 from stenopool.files import write_whole
 from stenopool.settings import settings
 
-MOST_FILES = 24  # three graphs a model; the least recently used go first
+MOST_FILES = 8  # the least recently used go first
 
 
 class Compiled:
@@ -29,7 +29,6 @@ class Compiled:
         weights: the model's file.
         options: what OpenVINO is told.
         precision: in which the graphs are built, and all else that they depend on.
-        source: folder of the code that builds them, if it is not in this package.
     """
 
     def __init__(
@@ -37,18 +36,21 @@ class Compiled:
         weights: Path,
         options: Mapping[str, str | int],
         precision: str,
-        source: Path | None = None,
     ) -> None:
         self._core, self._options = ov.Core(), dict(options)
         found = weights.stat()
         parts = [
             *(str(weights.resolve()), found.st_size, found.st_mtime_ns),
-            *(ov.__version__, processor(), precision, sorted(options.items())),
+            *(ov.__version__, self._processor(), precision, sorted(options.items())),
             *(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))),
-            *(file.read_bytes() for file in sorted(source.glob("*.py") if source else ())),
         ]
         self._key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         self._folder = settings().compiled_dir
+
+    def _processor(self) -> str:
+        """The CPU's name and features: what is compiled for one does not run on another."""
+        name = self._core.get_property("CPU", "FULL_DEVICE_NAME")
+        return f"{name} {' '.join(sorted(flags()))}"
 
     def graph(self, name: str, build: Callable[[], ov.Model]) -> ov.CompiledModel:
         """The graph of this name, built only where it is not on disk."""
