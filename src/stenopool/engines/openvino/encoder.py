@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_bool, c_int32, c_void_p
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class _Model(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("layers", "width", "inner", "bins")),
         *((name, c_int32) for name in ("heard_layers", "kind")),
+        ("exact", c_bool),
         *((name, Linear) for name in ("first", "second")),
         ("places", c_void_p),
         ("layer", POINTER(_Layer)),
@@ -57,7 +58,7 @@ class PackedEncoder:
     """The weights of an encoder, as `kernels/encoder.c` reads them.
 
     Args:
-        exact: multiply in float32; else in what the CPU multiplies fastest.
+        exact: in float32; else in what the CPU multiplies fastest.
         team: packs them.
 
     Attributes:
@@ -86,6 +87,7 @@ class PackedEncoder:
             bins=shape.mel_bins,
             heard_layers=shape.decoder_layers,
             kind=self.kind,
+            exact=exact,
             first=self._convolution("model.encoder.conv1"),
             second=self._convolution("model.encoder.conv2"),
             places=self._given.at(places),

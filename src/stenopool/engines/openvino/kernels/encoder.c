@@ -96,7 +96,7 @@ static void attention_task(void *what, int task, int thread) {
     int parts = (e->positions + QUERY_ROWS - 1) / QUERY_ROWS, head = task / parts;
     int first = task % parts * QUERY_ROWS, last = first + QUERY_ROWS;
     long stride = 3L * e->m->width;
-    attention a = {.positions = e->positions, .int8 = e->f.int8, .rough = e->f.int8};
+    attention a = {.positions = e->positions, .int8 = e->f.int8, .rough = !e->m->exact};
     head_of(e, head, &a);
     attention_memory(&a, e->f.scratch + thread * e->f.scratch_floats);
     if (last > e->positions) last = e->positions;
@@ -168,7 +168,7 @@ static bool plain_run(team *t, const encoder *m, const float *features, int posi
     f->scratch = (float *)e.packed + sizes[2];
     f->floats = f->scales = f->scratch + sizes[3], f->bytes = (uint8_t *)(f->scales + sizes[4]);
 
-    int after = f->int8 ? SET_ROUGH_GELU : SET_GELU;
+    int after = m->exact ? SET_GELU : SET_ROUGH_GELU;
     share(t, (frames + FEATURE_ROWS - 1) / FEATURE_ROWS, features_task, &e);
     memset(e.y, 0, 4 * (size_t)width);
     f->rows = frames;

@@ -13,6 +13,7 @@ typedef struct { norm attention_norm, last_norm; linear qkv, out, up, down; } en
 
 typedef struct {
     int32_t layers, width, inner, bins, heard_layers, kind;
+    bool exact; /* else exponentials and GELU to 1e-4 */
     linear first, second; /* convolutions: inputs are (taps, bins), padded, and (taps, width) */
     const float *places;  /* (positions, width) */
     const encoder_layer *layer;

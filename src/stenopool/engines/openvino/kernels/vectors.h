@@ -19,6 +19,7 @@
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t patterns __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint8_t narrow __attribute__((vector_size(LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
@@ -58,8 +59,8 @@ static inline vector from_halves(const uint16_t *from) {
 
 /* The same, rounded to the nearest or to even, in the upper halves of integers. */
 static inline integers rounded_half(vector v) {
-    integers bits = (integers)v;
-    return bits + 0x7fff + (bits >> 16 & 1);
+    patterns bits = (patterns)v; /* those of NaN may overflow */
+    return (integers)(bits + 0x7fff + (bits >> 16 & 1));
 }
 
 static inline void store_halves(uint16_t *to, vector v) {
@@ -174,7 +175,7 @@ static inline vector power_of_two(vector x) {
     p = p * rest + all(2.4261114e-1f);
     p = p * rest + all(6.9326099e-1f);
     p = p * rest + all(9.9992807e-1f);
-    return (vector)((integers)p + ((integers)shifted << 23));
+    return (vector)((patterns)p + ((patterns)shifted << 23));
 }
 
 /* x times the share of the normal distribution below x; erf as Abramowitz and Stegun 7.1.26. */
