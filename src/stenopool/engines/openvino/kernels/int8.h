@@ -1,7 +1,7 @@
 /* Products of int8, whose sums are exact, as the CPU has them. Part of product.h.
  *
- * Without VNNI they are computed in 16 bits, in which no sum of two overflows: as fast as products of
- * float32, but the weights are a quarter of the bytes, which is what a decoder's step waits for. */
+ * Without VNNI they are computed in 16 bits, in which no sum of two overflows: no faster than products
+ * of float32, but the weights are a quarter of the bytes, which is what a decoder's step waits for. */
 #pragma once
 #include "vectors.h"
 
